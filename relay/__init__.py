@@ -1,0 +1,21 @@
+"""An SMTP relay that keeps per-user sending limits exactly. The map of the house, in the order a message walks it:
+
+session    how it comes in: listeners, the protocol, AUTH, the transaction (the spine), the disposition
+accounts   who may send: owners, users, their secrets; the registry looks up, provisioning writes
+quota      how much: limits, and the ledger that reserves before 354 and settles before 250
+upstream   where it goes: routes, the smarthost, its pool of sessions
+
+Around them:
+
+mail       the words: address, envelope, reply, verdict, trace; pure
+journal    the mail log, one function per named event, its metric beside it
+store      the Redis or Valkey connection, and the embedded server
+dialects   a vendor's words to provisioning's and back; pure
+api        the HTTP door
+loadkit    load generator, scripted sink, oracle
+config     TOML, environment and secrets to frozen settings
+daemon     the only joiner of rooms
+cli        the shell door
+"""
+
+__version__ = "0.1.0"

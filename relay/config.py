@@ -1,0 +1,259 @@
+"""Settings: a TOML file, RELAY_* environment variables and a directory of secrets, read once into frozen values.
+
+Promises: an unknown key, a wrong type or a combination that would break a promise is refused with one line that names the key;
+what is read is never changed afterwards. Precedence: environment, then secrets, then the file, then the defaults.
+Every key is described in config/relay.toml.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+LEASE_MARGIN = 2.0
+"""Seconds of a lease that are never used."""
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86400 * 30)]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text is one line for the person who wrote it."""
+
+
+class Section(BaseModel):
+    """A table of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listen(Section):
+    """[[smtp.listen]]: one SMTP listener."""
+
+    address: str = "127.0.0.1"
+    port: Port = 2525
+    tls: Literal["none", "starttls", "implicit"] = "none"
+    auth_without_tls: bool = False
+
+
+class Tls(Section):
+    """[smtp.tls]: the certificate of the listeners."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together")
+        return self
+
+
+class Smtp(Section):
+    """[smtp]: how mail comes in."""
+
+    hostname: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9]([A-Za-z0-9.\-]{0,253}[A-Za-z0-9])?$")
+    workers: int = Field(0, ge=0, le=256)
+    max_message_bytes: int = Field(26_214_400, ge=1024, le=1 << 30)
+    max_recipients: int = Field(100, ge=1, le=10_000)
+    max_connections: int = Field(2000, ge=1)
+    max_refusals: int = Field(100, ge=1)
+    max_passes: int = Field(5, ge=1, le=100)
+    command_timeout_seconds: Seconds = 300.0
+    data_deadline_seconds: Seconds = 300.0
+    drain_seconds: Seconds = 30.0
+    listen: tuple[Listen, ...] = (Listen(auth_without_tls=True),)
+    tls: Tls = Tls()
+
+    @model_validator(mode="after")
+    def _tls_has_certificate(self) -> Self:
+        if not self.listen:
+            raise ValueError("listen: at least one [[smtp.listen]] is needed")
+        for listen in self.listen:
+            if listen.tls != "none" and self.tls.certificate is None:
+                raise ValueError(f'tls.certificate: needed by the listener on port {listen.port} (tls = "{listen.tls}")')
+        return self
+
+
+class Api(Section):
+    """[api]: the HTTP door."""
+
+    address: str = "127.0.0.1"
+    port: Port = 8025
+    errors_always_200: bool = False
+    max_body_bytes: int = Field(1_048_576, ge=1024, le=1 << 26)
+    change_wait_seconds: Seconds = 30.0
+
+
+class Store(Section):
+    """[store]: where accounts and the ledger live."""
+
+    url: SecretStr = SecretStr("")
+    timeout_seconds: Seconds = 2.0
+    maxmemory: str = Field("256mb", pattern=r"^\d+(kb|mb|gb)?$")
+    server: Path | None = None
+
+
+class Data(Section):
+    """[data]: what this node keeps on disk."""
+
+    directory: Path = Path("relay-data")
+
+
+class Quota(Section):
+    """[quota]: how sending is counted. Every node on one store must agree on the first three."""
+
+    window_seconds: int = Field(3600, ge=1, le=86400 * 31)
+    resolution_seconds: int = Field(1, ge=1, le=3600)
+    unit: Literal["messages", "recipients"] = "messages"
+    lease_seconds: Seconds = 420.0
+    rejected_factor: float = Field(2.0, ge=1.0)
+    rejected_minimum: int = Field(50, ge=1)
+    rejected_unlimited: int = Field(1000, ge=1)
+
+
+class Upstream(Section):
+    """[upstream]: the smarthost."""
+
+    host: str = "127.0.0.1"
+    port: Port = 2600
+    security: Literal["none", "starttls", "tls"] = "none"
+    verify: bool = True
+    ca_file: Path | None = None
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    timeout_seconds: Seconds = 15.0
+    forward_deadline_seconds: Seconds = 20.0
+    max_connections: int = Field(20, ge=1, le=10_000)
+    max_idle_seconds: Seconds = 20.0
+    max_messages_per_connection: int = Field(1000, ge=1)
+    when_unavailable: Literal["refuse"] = "refuse"
+
+    @model_validator(mode="after")
+    def _no_password_in_clear(self) -> Self:
+        if self.username and self.security == "none":
+            raise ValueError('username: refused with security = "none", the password would travel in clear')
+        return self
+
+
+class Accounts(Section):
+    """[accounts]: users and their secrets."""
+
+    key_file: Path | None = None
+    recoverable_passwords: bool = True
+
+
+class Throttle(Section):
+    """[throttle]: guessing passwords and tokens, counted per client address."""
+
+    failures_per_user: int = Field(5, ge=1)
+    failures_per_address: int = Field(50, ge=1)
+    window_seconds: int = Field(300, ge=1)
+
+
+class JournalSettings(Section):
+    """[journal]: the mail log."""
+
+    style: Literal["json", "logfmt"] = "json"
+    file: Path | None = None
+
+
+class Settings(BaseSettings):
+    """Everything the relay is told, frozen."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True, secrets_nested_delimiter="__"
+    )
+
+    smtp: Smtp = Smtp()
+    api: Api = Api()
+    store: Store = Store()
+    data: Data = Data()
+    quota: Quota = Quota()
+    upstream: Upstream = Upstream()
+    accounts: Accounts = Accounts()
+    throttle: Throttle = Throttle()
+    journal: JournalSettings = JournalSettings()
+
+    @model_validator(mode="after")
+    def _lease_outlives_the_message(self) -> Self:
+        needed = self.smtp.data_deadline_seconds + self.upstream.forward_deadline_seconds + self.store.timeout_seconds + LEASE_MARGIN
+        if self.quota.lease_seconds < needed:
+            raise ValueError(
+                f"quota.lease_seconds: {self.quota.lease_seconds:g} is shorter than smtp.data_deadline_seconds + "
+                f"upstream.forward_deadline_seconds + store.timeout_seconds + {LEASE_MARGIN:g} = {needed:g}"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        secrets = NestedSecretsSettingsSource(file_secret_settings, secrets_nested_delimiter="__", env_prefix="")
+        return init_settings, env_settings, secrets, TomlConfigSettingsSource(settings_cls)
+
+
+def load(path: Path | None = None, secrets: Path | None = None) -> Settings:
+    """Read the settings; `path` is the TOML file, `secrets` a directory of files named section__key (default: systemd's credentials).
+
+    Raises ConfigError with one line that names the file and the key.
+    """
+    where = str(path) if path else "settings"
+    if secrets is None and "CREDENTIALS_DIRECTORY" in os.environ:
+        secrets = Path(os.environ["CREDENTIALS_DIRECTORY"])
+    if secrets is not None and not secrets.is_dir():
+        raise ConfigError(f"{secrets}: not a directory (secrets)")
+    _check_environment()
+    if path is not None:
+        _check_readable(path)
+
+    class _Bound(Settings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    try:
+        # The secrets directory reaches the source through this argument of BaseSettings.
+        return _Bound(_secrets_dir=secrets)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_line(error)}") from None
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def _check_environment() -> None:
+    """A misspelt RELAY_* variable would otherwise be ignored in silence."""
+    for name in os.environ:
+        if name.startswith("RELAY_"):
+            section = name[6:].partition("__")[0].lower()
+            if section not in Settings.model_fields:
+                raise ConfigError(f"environment: {name}: unknown section {section!r}; known: {', '.join(Settings.model_fields)}")
+
+
+def _first_line(error: ValidationError) -> str:
+    first: Any = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    text = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+    return f"{key}: {text}" if key else text

@@ -1,0 +1,239 @@
+"""The daemon's workers: the only place where the rooms are joined.
+
+`open_rooms` makes what every role and the shell need; `run_smtp` and `run_api` are the roles, each the whole life of one process.
+Starting, watching and stopping those processes is the supervisor's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from relay.accounts.changes import Changes
+from relay.accounts.provisioning import Provisioning
+from relay.accounts.registry import Registry
+from relay.accounts.secrets import Key, KeyUnusable, fingerprint, open_key
+from relay.accounts.throttle import Throttle
+from relay.api.app import create_app
+from relay.api.server import serve_api
+from relay.config import ConfigError, Settings
+from relay.journal import Journal
+from relay.quota.ledger import CHANGES, Ledger, Settlement
+from relay.quota.limit import Rules
+from relay.quota.teller import Charge, Table, Teller
+from relay.session import house as session
+from relay.session.listener import Listeners, bind, server_context
+from relay.store import fitness
+from relay.store.client import Store, StoreForeign
+from relay.store.embedded import socket_url
+from relay.upstream.pool import Pool
+from relay.upstream.route import Route
+
+LEASE_MARGIN = 2.0
+"""Seconds of a lease that are never used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What every role is built from."""
+
+    settings: Settings
+    journal: Journal
+    store: Store
+    ledger: Ledger
+    key: Key
+    registry: Registry
+
+
+def store_url(settings: Settings) -> str:
+    """Where the store is: as configured, else the embedded server of the data directory."""
+    return settings.store.url.get_secret_value() or socket_url(settings.data.directory)
+
+
+def epoch_file(settings: Settings) -> Path:
+    """Where this node remembers which store it belongs to."""
+    return settings.data.directory / "epoch"
+
+
+def holds_folder(settings: Settings) -> Path:
+    """Where the workers of this node keep the tables of their holds."""
+    return settings.data.directory / "holds"
+
+
+def open_journal(settings: Settings) -> Journal:
+    """The mail log as configured; raises ConfigError."""
+    fd = 1
+    if settings.journal.file is not None:
+        try:
+            fd = os.open(settings.journal.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise ConfigError(f"journal.file: {settings.journal.file}: {error.strerror}") from None
+    return Journal(fd, settings.smtp.hostname, settings.journal.style)
+
+
+def quota_rules(settings: Settings) -> Rules:
+    """The rules of counting as configured."""
+    quota = settings.quota
+    return Rules(
+        window=quota.window_seconds, resolution=quota.resolution_seconds, unit=quota.unit, lease=quota.lease_seconds,
+        rejected_factor=quota.rejected_factor, rejected_minimum=quota.rejected_minimum, rejected_unlimited=quota.rejected_unlimited,
+    )  # fmt: skip
+
+
+def route(settings: Settings) -> Route:
+    """The relay's own smarthost as configured."""
+    upstream = settings.upstream
+    return Route(
+        host=upstream.host, port=upstream.port, security=upstream.security, verify=upstream.verify, ca_file=upstream.ca_file,
+        username=upstream.username, password=upstream.password.get_secret_value(), timeout=upstream.timeout_seconds,
+        forward_deadline=upstream.forward_deadline_seconds, max_connections=upstream.max_connections,
+        max_idle=upstream.max_idle_seconds, max_messages=upstream.max_messages_per_connection,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def open_rooms(settings: Settings, journal: Journal) -> AsyncIterator[Rooms]:
+    """Open what every role needs, and close it after; raises ConfigError, Unfit, StoreUnavailable or StoreForeign."""
+    try:
+        key = open_key(settings.accounts.key_file or settings.data.directory / "secret.key")
+    except KeyUnusable as error:
+        raise ConfigError(str(error)) from None
+    store = Store(store_url(settings), settings.store.timeout_seconds)
+    ledger = Ledger(store, quota_rules(settings))
+    try:
+        yield Rooms(settings, journal, store, ledger, key, Registry(store, key))
+    finally:
+        await store.close()
+
+
+async def join(rooms: Rooms) -> list[str]:
+    """Make sure that this is our store and fit to be; returns warnings, raises Unfit, StoreUnavailable or StoreForeign."""
+    await fitness.join(rooms.store, epoch_file(rooms.settings))
+    warnings = await fitness.inspect(rooms.store)
+    rules = rooms.ledger.rules
+    facts = {"window_seconds": str(rules.window), "resolution_seconds": str(rules.resolution), "unit": rules.unit}
+    await fitness.agree(rooms.store, facts | {"key": fingerprint(rooms.key)})
+    return warnings
+
+
+def settled_in(journal: Journal) -> Callable[[Charge, Settlement], None]:
+    """What to put on record of a charge that had to wait."""
+
+    def record(charge: Charge, settlement: Settlement) -> None:
+        if settlement.outcome == "done":  # it was carried out before, and only its answer was lost
+            at = settlement.at if charge.accepted else 0
+            journal.event("settled_before", id=charge.id, user=charge.user, units=charge.accepted, at=at)
+        elif charge.accepted:
+            journal.settled(charge.id, charge.user, charge.accepted, settlement.at, settlement.outcome == "late")
+            if settlement.is_overdraft:
+                journal.overdraft(charge.id, charge.user, charge.accepted, settlement.at)
+        else:
+            journal.released(charge.id, charge.user, "replayed")
+
+    return record
+
+
+def new_incarnation() -> str:
+    """What begins every id of one worker process: unlike any other's, before or elsewhere (40 random bits)."""
+    return "".join(secrets.choice("0123456789abcdefghjkmnpqrstvwxyz") for _ in range(8))
+
+
+# -- roles -----------------------------------------------------------------------------------------------------------------------
+
+
+async def run_smtp(settings: Settings, incarnation: str, ports: Sequence[int], ready: Callable[[], None]) -> None:
+    """One SMTP worker, from its start to the end of its drain; `ports` are those of the listeners, in order."""
+    journal = open_journal(settings)
+    stop = _stop_event()
+    async with open_rooms(settings, journal) as rooms:
+        await _rejoin(rooms)
+        table = Table(holds_folder(settings) / f"{incarnation}.holds")
+        teller = Teller(rooms.ledger, table, settled_in(journal))
+        pool = Pool(route(settings), settings.smtp.hostname)
+        house: session.House
+        changes = Changes(rooms.store, CHANGES, lambda user: house.on_change(user))
+        house = session.House(
+            rules=_session_rules(settings), incarnation=incarnation, registry=rooms.registry,
+            throttle=Throttle(rooms.store, settings.throttle), teller=teller, changes=changes, forward=pool.forward, journal=journal,
+        )  # fmt: skip
+        listeners = Listeners(house)
+        listening = asyncio.create_task(changes.run())
+        try:
+            await listeners.open(_doors(settings, ports))
+            ready()
+            await stop.wait()
+        finally:
+            await listeners.drain(settings.smtp.drain_seconds)
+            listening.cancel()
+            await asyncio.wait({listening})
+            await teller.close(settings.store.timeout_seconds)
+            pool.close()
+
+
+async def run_api(settings: Settings, sock: socket.socket, ready: Callable[[], None]) -> None:
+    """The API process."""
+    journal = open_journal(settings)
+    stop = _stop_event()
+    async with open_rooms(settings, journal) as rooms:
+        await _rejoin(rooms)
+        throttle = Throttle(rooms.store, settings.throttle)
+        app = create_app(settings, rooms.registry, provisioning(rooms), rooms.ledger, throttle, journal, rooms.store)
+        ready()
+        await serve_api(app, sock, stop)
+
+
+def provisioning(rooms: Rooms) -> Provisioning:
+    """The writer of accounts."""
+    accounts = rooms.settings.accounts
+    return Provisioning(
+        rooms.store, rooms.key, rooms.registry, rooms.ledger, rooms.journal,
+        is_recoverable=accounts.recoverable_passwords, change_wait=rooms.settings.api.change_wait_seconds,
+    )  # fmt: skip
+
+
+async def _rejoin(rooms: Rooms) -> None:
+    """A worker starts even on a store that is not ours: it says 454 and 451 until a person has looked."""
+    try:
+        await fitness.join(rooms.store, epoch_file(rooms.settings))
+    except StoreForeign as error:
+        rooms.journal.alarm("store_foreign", error=str(error))
+
+
+def _session_rules(settings: Settings) -> session.Rules:
+    smtp = settings.smtp
+    return session.Rules(
+        hostname=smtp.hostname, max_message_bytes=smtp.max_message_bytes, max_recipients=smtp.max_recipients,
+        max_connections=smtp.max_connections, max_refusals=smtp.max_refusals, max_passes=smtp.max_passes,
+        command_timeout=smtp.command_timeout_seconds, data_deadline=smtp.data_deadline_seconds,
+        forward_margin=settings.upstream.forward_deadline_seconds + settings.store.timeout_seconds + LEASE_MARGIN,
+    )  # fmt: skip
+
+
+def _doors(settings: Settings, ports: Sequence[int]) -> list[tuple[session.Door, socket.socket]]:
+    tls = settings.smtp.tls
+    context = server_context(tls.certificate, tls.key) if tls.certificate and tls.key else None
+    return [
+        (session.Door(port, listen.tls, listen.auth_without_tls, context), bind(listen.address, port))
+        for listen, port in zip(settings.smtp.listen, ports, strict=True)
+    ]
+
+
+def check_doors(settings: Settings) -> None:
+    """See that the listeners' certificate can be used; raises ListenError."""
+    tls = settings.smtp.tls
+    if tls.certificate and tls.key:
+        server_context(tls.certificate, tls.key)
+
+
+def _stop_event() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop

@@ -1,0 +1,144 @@
+"""The mail log: one function per named event, its metric beside it.
+
+Promises: one line per event, written before the call returns (so that what a client was told is on record even if the process is
+killed next); one id from connect to delivery (a message's id begins with its connection's); no secret ever reaches a line, because
+no function takes one. Metrics are prometheus-client's, over all processes when PROMETHEUS_MULTIPROC_DIR is set.
+
+Every line has `ts` (UTC, microseconds), `event` and `node`. The events, their fields and their meaning are listed in the README.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+MESSAGES = Counter("relay_messages", "Messages by outcome: taken, refused, rejected, deferred, aborted.", ["outcome"])
+REFUSALS = Counter("relay_refusals", "Refusals before 354, by reason.", ["reason"])
+RECIPIENTS = Counter("relay_recipients_taken", "Recipients of taken messages.")
+BYTES = Counter("relay_message_bytes", "Octets of taken messages, in wire form.")
+AUTHENTICATIONS = Counter("relay_authentications", "AUTH exchanges by result.", ["result"])
+CONNECTIONS = Gauge("relay_connections", "Open SMTP connections.", multiprocess_mode="livesum")
+FORWARD_SECONDS = Histogram(
+    "relay_forward_seconds", "From the final dot in to the smarthost's answer.", buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+)
+ALARMS = Counter("relay_alarms", "Events that need a person, by event.", ["event"])
+OVERDRAFTS = Counter("relay_overdrafts", "Messages charged beyond a limit because their lease had lapsed.")
+WORKER_DEATHS = Counter("relay_worker_deaths", "Worker processes that ended without being asked to.", ["role"])
+API_CALLS = Counter("relay_api_calls", "HTTP API calls.", ["call", "status"])
+
+
+class Journal:
+    """Writes events to one file descriptor, a line at a time; O_APPEND lets several processes share a file."""
+
+    def __init__(self, fd: int, node: str, style: str = "json") -> None:
+        self._fd = fd
+        self._node = node
+        self._is_json = style == "json"
+        self._second = -1
+        self._stamp = ""
+        self._taken = MESSAGES.labels("taken")
+        self._refused = MESSAGES.labels("refused")
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Write one line. Rooms call the named functions below, which also count."""
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        ts = f"{self._stamp}.{int((now - second) * 1e6):06d}Z"
+        line = {"ts": ts, "event": name, "node": self._node, **fields}
+        text = json.dumps(line, separators=(",", ":")) if self._is_json else _logfmt(line)
+        try:
+            os.write(self._fd, text.encode("ascii", "backslashreplace") + b"\n")
+        except OSError:
+            # A full log disk must not stop mail whose account is in the ledger; the counter shows it.
+            ALARMS.labels("journal_lost").inc()
+
+    # -- connections ---------------------------------------------------------------------------------------------------------
+
+    def connected(self, id: str, client: str, port: int, tls: bool) -> None:
+        """A client connected; `port` is the listener's."""
+        CONNECTIONS.inc()
+        self.event("connected", id=id, client=client, port=port, tls=tls)
+
+    def disconnected(self, id: str, taken: int, refused: int) -> None:
+        """A connection ended; the counts are of its messages."""
+        CONNECTIONS.dec()
+        self.event("disconnected", id=id, taken=taken, refused=refused)
+
+    def authenticated(self, id: str, user: str, mechanism: str) -> None:
+        """AUTH succeeded."""
+        AUTHENTICATIONS.labels("ok").inc()
+        self.event("authenticated", id=id, user=user, mechanism=mechanism)
+
+    def auth_refused(self, id: str, user: str, client: str, reply: str) -> None:
+        """AUTH failed; `reply` is what the client heard."""
+        AUTHENTICATIONS.labels(reply[:3]).inc()
+        self.event("auth_refused", id=id, user=user, client=client, reply=reply)
+
+    # -- messages ------------------------------------------------------------------------------------------------------------
+
+    def refused(self, id: str, user: str, reason: str, units: int, reply: str, retry_after: int | None) -> None:
+        """The ledger or the account refused the transaction before 354 (or at the dot: a change overtook the upload)."""
+        self._refused.inc()
+        REFUSALS.labels(reason).inc()
+        self.event("refused", id=id, user=user, reason=reason, units=units, retry_after=retry_after, reply=reply)
+
+    def taken(
+        self, id: str, user: str, sender: str, recipients: list[str], units: int, at: int, octets: int, seconds: float, reply: str
+    ) -> None:
+        """A message was taken: `at` is its commit instant on the store's clock in µs (0: not yet recorded, see charge_at_risk)."""
+        self._taken.inc()
+        RECIPIENTS.inc(len(recipients))
+        BYTES.inc(octets)
+        FORWARD_SECONDS.observe(seconds)
+        self.event(
+            "taken", id=id, user=user, sender=sender, recipients=recipients, units=units, at=at, octets=octets,
+            seconds=round(seconds, 6), reply=reply,
+        )  # fmt: skip
+
+    def rejected(self, id: str, user: str, sender: str, recipients: list[str], outcome: str, reply: str) -> None:
+        """A message was not taken after its upload; `outcome` is rejected (5yz), deferred (4yz), in_doubt or aborted."""
+        MESSAGES.labels(outcome).inc()
+        self.event("rejected", id=id, user=user, sender=sender, recipients=recipients, outcome=outcome, reply=reply)
+
+    def settled(self, id: str, user: str, units: int, at: int, late: bool) -> None:
+        """A charge that had to wait for the store is recorded; `at` is its commit instant."""
+        self.event("settled", id=id, user=user, units=units, at=at, late=late)
+
+    def released(self, id: str, user: str, reason: str) -> None:
+        """A hold was given back without a charge, other than by its own transaction's reply."""
+        self.event("released", id=id, user=user, reason=reason)
+
+    def overdraft(self, id: str, user: str, units: int, at: int) -> None:
+        """A charge was recorded after its lease had lapsed and exceeds a limit; it is held against the user."""
+        OVERDRAFTS.inc()
+        self.alarm("overdraft", id=id, user=user, units=units, at=at)
+
+    # -- faults --------------------------------------------------------------------------------------------------------------
+
+    def alarm(self, name: str, **fields: Any) -> None:
+        """Something a person must look at."""
+        ALARMS.labels(name).inc()
+        self.event(name, alarm=True, **fields)
+
+    def bug(self, id: str, error: BaseException) -> None:
+        """An error that nothing expected, with its traceback; the client heard 451 and a constant text."""
+        self.alarm("bug", id=id, error=type(error).__name__, traceback="".join(traceback.format_exception(error)))
+
+
+def _logfmt(line: dict[str, Any]) -> str:
+    return " ".join(f"{key}={_logfmt_value(value)}" for key, value in line.items())
+
+
+def _logfmt_value(value: Any) -> str:
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
+    text = str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
+    return json.dumps(text) if not text or any(c in ' ="\\' or not c.isprintable() for c in text) else text

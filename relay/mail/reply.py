@@ -1,0 +1,61 @@
+"""SMTP replies as values (RFC 5321 section 4.2) with their enhanced status codes (RFC 3463, RFC 2034).
+
+Promises: a reply's enhanced class is always that of its code, and its text never breaks out of its line.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
+_ENHANCED = re.compile(r"([245])\.(\d{1,3}\.\d{1,3})(?:\s+|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply; `detail` is the enhanced code without its class ("7.1"), "" for replies that carry none (3yz, 220 greeting)."""
+
+    code: int
+    detail: str
+    text: str
+
+    @property
+    def status(self) -> str:
+        """The full enhanced status code, "5.7.1", or "" where there is none."""
+        return f"{self.code // 100}.{self.detail}" if self.detail else ""
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether the reply is a 2yz or 3yz."""
+        return self.code < 400
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the reply is a 4yz."""
+        return 400 <= self.code < 500
+
+    def __str__(self) -> str:
+        if self.detail:
+            return f"{self.code} {self.code // 100}.{self.detail} {self.text}"
+        return f"{self.code} {self.text}"
+
+    def __bytes__(self) -> bytes:
+        return str(self).encode("ascii", "replace") + b"\r\n"
+
+
+def sanitise(text: str, limit: int = 400) -> str:
+    """Make foreign text safe inside one reply line: printable ASCII, one line, at most `limit` octets."""
+    return _UNPRINTABLE.sub(" ", text).strip()[:limit]
+
+
+def from_upstream(code: int, text: str) -> Reply:
+    """Turn a smarthost's reply into a value: its code, its enhanced code where the class agrees, its text made safe."""
+    first = text.replace("\r", "\n").split("\n")
+    found = _ENHANCED.match(first[0])
+    detail = "0.0"
+    if found:
+        if int(found[1]) == code // 100:
+            detail = found[2]
+        first = [line[m.end() :] if (m := _ENHANCED.match(line)) else line for line in first]
+    return Reply(code, detail, sanitise(" ".join(first)) or "no text")

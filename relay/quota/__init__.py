@@ -1,0 +1,1 @@
+"""How much: limits, and the ledger that keeps them exactly."""

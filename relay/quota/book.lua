@@ -1,0 +1,84 @@
+-- One user's account book, opened. Every script of the ledger begins with this text.
+--
+-- KEYS[1]      the user's hash, {u:NAME}. All other keys share its hash tag, so a script is one slot in a Cluster:
+--   :log       zset, what was taken: member = number of the resolution bucket, score = units ever taken up to the end of it
+--   :rlog      zset, the same for what the smarthost rejected
+--   :open      zset, holds: member = id:units, score = end of the lease in µs
+--   :lapsed    zset, holds whose lease has ended: not counted, not forgotten; score = when they lapsed
+-- The hash's fields that belong to the ledger:
+--   taken      units ever taken;   gone   those of them that have left the window: the window's sum is taken - gone
+--   rejected   units ever rejected; rgone likewise
+--   held       sum over :open
+--   last       the latest `now` this book was written at, µs
+--
+-- Because an entry carries the cumulative sum, the entry whose leaving makes room for n units is found by its score in O(log N):
+-- the retry-after is searched, never scanned. Because `now` never runs backwards for a user, a store whose clock is set back
+-- keeps every promise at the cost of a longer wait; what counts never depends on a relay's clock.
+--
+-- ARGV[1..3]   window and resolution in µs, how long lapsed holds are kept in µs
+local K = KEYS[1]
+local LOG, RLOG, OPEN, LAPSED = K .. ':log', K .. ':rlog', K .. ':open', K .. ':lapsed'
+local WINDOW, RESOLUTION, KEEP = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+
+-- Lua's own conversion would write 1.7637e+15.
+local function digits(x) return string.format('%.0f', x) end
+
+local f = redis.call('HMGET', K, 'status', 'ostatus', 'gen', 'hourly', 'total',
+                     'taken', 'gone', 'rejected', 'rgone', 'held', 'last')
+local exists = f[1] ~= false
+local hourly, total = tonumber(f[4] or ''), tonumber(f[5] or '')  -- nil: unlimited
+local taken, gone = tonumber(f[6] or 0), tonumber(f[7] or 0)
+local rejected, rgone = tonumber(f[8] or 0), tonumber(f[9] or 0)
+local held = tonumber(f[10] or 0)
+local raw = clock()
+local now = math.max(raw, tonumber(f[11] or 0))
+local bucket = math.floor(now / RESOLUTION)
+
+-- The first instant at which an entry of this bucket is outside every window that ends then: all of its bucket is.
+local function leaves(b) return (tonumber(b) + 1) * RESOLUTION + WINDOW end
+
+-- Drop the entries that have left the window; returns the cumulative sum up to the last one dropped.
+local function expire(key, sum, base)
+  if sum == base then return base end
+  local head = redis.call('ZRANGE', key, 0, 0)
+  if not head[1] or leaves(head[1]) > now then return base end
+  local low, high = 0, redis.call('ZCARD', key) - 1  -- low has left; find the last that has
+  while low < high do
+    local middle = math.ceil((low + high) / 2)
+    if leaves(redis.call('ZRANGE', key, middle, middle)[1]) <= now then low = middle else high = middle - 1 end
+  end
+  base = tonumber(redis.call('ZRANGE', key, low, low, 'WITHSCORES')[2])
+  redis.call('ZREMRANGEBYRANK', key, 0, low)
+  return base
+end
+
+-- Move the holds whose lease has ended from open to lapsed.
+local function lapse()
+  if held == 0 then return end
+  local ended = redis.call('ZRANGEBYSCORE', OPEN, '-inf', digits(now))
+  if #ended == 0 then return end
+  for _, member in ipairs(ended) do
+    held = held - tonumber(string.match(member, ':(%d+)$'))
+    redis.call('ZADD', LAPSED, digits(now), member)
+  end
+  redis.call('ZREMRANGEBYSCORE', OPEN, '-inf', digits(now))
+  redis.call('ZREMRANGEBYSCORE', LAPSED, '-inf', digits(now - KEEP))
+  redis.call('PEXPIRE', LAPSED, digits(KEEP / 1000))
+end
+
+-- When `need` units will have left the log: an instant in µs. More than it holds: if all in flight were taken now, then.
+local function freed(key, base, need)
+  local entry = redis.call('ZRANGEBYSCORE', key, digits(base + need), '+inf', 'LIMIT', 0, 1)
+  return leaves(entry[1] or bucket)
+end
+
+local function save()
+  redis.call('HSET', K, 'taken', digits(taken), 'gone', digits(gone), 'rejected', digits(rejected), 'rgone', digits(rgone),
+             'held', digits(held), 'last', digits(now))
+end
+
+if exists then
+  lapse()
+  gone = expire(LOG, taken, gone)
+  rgone = expire(RLOG, rejected, rgone)
+end

@@ -1,0 +1,103 @@
+"""What a session needs of the other rooms, and the rules it keeps; built by the daemon, one for each worker."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from relay.accounts.changes import Changes
+from relay.accounts.registry import Registry
+from relay.accounts.throttle import Throttle
+from relay.journal import Journal
+from relay.mail.envelope import Envelope
+from relay.mail.verdict import Verdicts
+from relay.quota.teller import Teller
+from relay.store.client import StoreForeign
+from relay.upstream.smarthost import Message
+
+if TYPE_CHECKING:
+    from relay.session.protocol import Protocol
+    from relay.session.transaction import Transaction
+
+Forward = Callable[[Envelope, Message], Awaitable[Verdicts]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What sessions keep to; durations in seconds."""
+
+    hostname: str
+    max_message_bytes: int = 26_214_400
+    max_recipients: int = 100
+    max_connections: int = 2000
+    max_refusals: int = 100
+    """Refusals for a limit on one connection before it is closed."""
+    max_passes: int = 5
+    """Received fields of this relay in one message before it is a loop."""
+    command_timeout: float = 300.0
+    data_deadline: float = 300.0
+    """From 354 to the final dot."""
+    forward_margin: float = 24.0
+    """What of its lease a message must have left before it is forwarded: the forward deadline and the time to settle."""
+    failure_floor: float = 0.3
+    """No refusal of credentials is faster, so that its time says nothing of its reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One listener."""
+
+    port: int
+    tls: Literal["none", "starttls", "implicit"] = "none"
+    auth_without_tls: bool = False
+    context: ssl.SSLContext | None = None
+
+
+@dataclass(slots=True)
+class House:
+    """The rooms of one worker, and what is going on in it."""
+
+    rules: Rules
+    incarnation: str
+    """Begins every id of this process; unlike any other's, before or elsewhere."""
+    registry: Registry
+    throttle: Throttle
+    teller: Teller
+    changes: Changes
+    forward: Forward
+    journal: Journal
+    connections: set[Protocol] = field(default_factory=set)
+    uploads: dict[str, set[Transaction]] = field(default_factory=dict)
+    """Transactions whose message is still coming in, by user."""
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    serial: int = 0
+    is_draining: bool = False
+
+    def next_id(self) -> str:
+        """An id for a connection; those of its messages begin with it."""
+        self.serial += 1
+        return f"{self.incarnation}{_base36(self.serial)}"
+
+    def report_store(self, id: str, error: Exception) -> None:
+        """Put on record why the store could not be used; one that lost its data is an alarm."""
+        if isinstance(error, StoreForeign):
+            self.journal.alarm("store_foreign", id=id, error=str(error))
+        else:
+            self.journal.event("store_unavailable", id=id, error=str(error))
+
+    def on_change(self, user: str) -> None:
+        """A user was changed: look again at what of its mail is still being uploaded."""
+        for transaction in self.uploads.get(user, ()):
+            transaction.start_recheck()
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while True:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+        if not number:
+            return digits

@@ -1,0 +1,344 @@
+"""The supervisor: starts a relay's processes in order, watches them, stops them in reverse.
+
+Promises:
+- Nothing listens before the store is there and fit. What makes a start impossible is one line and exit status 2 (StartError).
+- A worker that dies is restarted with a growing delay, and what it held in the ledger comes back at once: charged where the
+  smarthost had taken the message, else released.
+- The supervisor's death, however it comes, ends its processes.
+- A stop lets the workers drain, then stops the API, and the store last.
+
+It shares no state with its processes but the store and the data directory; each is this program again with `worker`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from prometheus_client import multiprocess
+
+from relay.config import ConfigError, Settings
+from relay.daemon import (
+    Rooms,
+    check_doors,
+    holds_folder,
+    join,
+    new_incarnation,
+    open_journal,
+    open_rooms,
+    settled_in,
+)
+from relay.journal import WORKER_DEATHS, Journal
+from relay.quota.teller import recover
+from relay.session.listener import ListenError, bind
+from relay.store.client import StoreForeign, StoreRefused, StoreUnavailable
+from relay.store.embedded import Embedded, EmbeddedError
+from relay.store.fitness import Unfit
+
+Role = Literal["smtp", "api"]
+STEADY = 30.0
+"""A worker that lived this long (s) is restarted without delay."""
+KILL_AFTER = 10.0
+"""Seconds beyond its drain after which a worker that was told to stop is killed."""
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class StartError(Exception):
+    """The relay cannot start; the text is one line for the operator."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """One process to keep running."""
+
+    role: Role
+    number: int
+    incarnation: str = ""
+    process: asyncio.subprocess.Process | None = None
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def name(self) -> str:
+        """How the journal names it."""
+        return f"{self.role}-{self.number}"
+
+
+async def serve(settings: Settings, config: Path | None, roles: tuple[Role, ...], on_ready: Callable[[str], None]) -> None:
+    """Run the relay until SIGTERM or SIGINT; `on_ready` hears one line once every process serves. Raises StartError."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        journal = open_journal(settings)
+        check_doors(settings)
+        supervisor = Supervisor(settings, config, roles, journal, stop)
+        await supervisor.run(on_ready)
+    except (ConfigError, ListenError, EmbeddedError, Unfit) as error:
+        raise StartError(str(error)) from None
+
+
+class Supervisor:
+    """The parent of a relay's processes."""
+
+    def __init__(self, settings: Settings, config: Path | None, roles: tuple[Role, ...], journal: Journal, stop: asyncio.Event) -> None:
+        self._settings = settings
+        self._config = config
+        self._roles = roles
+        self._journal = journal
+        self._stop = stop
+        self._reserved: list[socket.socket] = []
+        self._api_socket: socket.socket | None = None
+        self._environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+        self._failure: StartError | None = None
+
+    async def run(self, on_ready: Callable[[str], None]) -> None:
+        """The whole life of a relay."""
+        settings = self._settings
+        is_embedded = not settings.store.url.get_secret_value()
+        if is_embedded and len(self._roles) == 1:
+            raise StartError("--role needs store.url: separate roles cannot share an embedded store")
+        self._make_folders()
+        self._take_ports()
+        embedded: Embedded | None = None
+        try:
+            if is_embedded:
+                embedded = Embedded(settings.data.directory, settings.store.server, settings.store.maxmemory, self._on_store_event)
+                self._environment["RELAY_STORE__URL"] = await embedded.start()
+            async with open_rooms(settings, self._journal) as rooms:
+                await self._await_store(rooms)
+                await self._run_workers(rooms, on_ready)
+        finally:
+            for sock in self._reserved:
+                sock.close()
+            if embedded is not None:
+                await embedded.stop()
+        if self._failure is not None:
+            raise self._failure
+
+    def _on_store_event(self, name: str, text: str) -> None:
+        if name == "store_started":
+            self._journal.event(name, text=text)
+        else:
+            self._journal.alarm(name, text=text)
+
+    def _make_folders(self) -> None:
+        metrics = self._settings.data.directory / "metrics" / "-".join(self._roles)
+        try:
+            self._settings.data.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.rmtree(metrics, ignore_errors=True)
+            metrics.mkdir(parents=True)
+        except OSError as error:
+            raise StartError(f"data.directory: {error.filename}: {error.strerror}") from None
+        self._environment["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+
+    def _take_ports(self) -> None:
+        """See that the ports are free, and keep them: bound without listening, so that they are the workers' alone."""
+        listens = [(listen.address, listen.port) for listen in self._settings.smtp.listen] if "smtp" in self._roles else []
+        for address, port in listens:
+            bind(address, port, shared=False).close()  # fails where another relay shares its port
+            self._reserved.append(bind(address, port))
+        if "api" in self._roles:
+            self._api_socket = bind(self._settings.api.address, self._settings.api.port, shared=False)
+            self._api_socket.listen(1024)
+            self._reserved.append(self._api_socket)
+
+    # -- the store -----------------------------------------------------------------------------------------------------------
+
+    async def _await_store(self, rooms: Rooms) -> None:
+        """Wait until the store is there; raises Unfit. One that lost its data is an alarm, and the workers refuse everything."""
+        is_told = False
+        while not self._stop.is_set():
+            try:
+                for warning in await join(rooms):
+                    self._journal.event("store_warning", text=warning)
+            except StoreForeign as error:
+                self._journal.alarm("store_foreign", error=str(error))
+            except (StoreUnavailable, StoreRefused) as error:
+                if not is_told:
+                    self._journal.alarm("store_unreachable", error=str(error))
+                    is_told = True
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), 0.5)
+                continue
+            return
+
+    # -- the workers ---------------------------------------------------------------------------------------------------------
+
+    async def _run_workers(self, rooms: Rooms, on_ready: Callable[[str], None]) -> None:
+        smtp = self._settings.smtp
+        count = (smtp.workers or os.cpu_count() or 1) if "smtp" in self._roles else 0
+        workers = [Worker("smtp", number) for number in range(count)]
+        workers += [Worker("api", 0)] if "api" in self._roles else []
+        returning = {asyncio.create_task(self._recover(path, rooms)) for path in holds_folder(self._settings).glob("*.holds")}
+        keeping = {worker.name: asyncio.create_task(self._keep(worker, rooms, returning)) for worker in workers}
+        stopping = asyncio.create_task(self._stop.wait())
+        ready = asyncio.create_task(_all_ready(workers))
+        try:
+            await asyncio.wait((stopping, ready), return_when=asyncio.FIRST_COMPLETED)
+            if not self._stop.is_set():
+                line = self._describe(count)
+                self._journal.event("ready", text=line)
+                _notify(b"READY=1")
+                on_ready(line)
+                await stopping
+        finally:
+            self._stop.set()
+            ready.cancel()
+            _notify(b"STOPPING=1")
+            await self._stop_workers(workers, keeping)
+            if returning:
+                await asyncio.wait(returning, timeout=5)
+            for task in returning:
+                task.cancel()
+            self._journal.event("stopped")
+
+    def _describe(self, count: int) -> str:
+        parts = []
+        if "smtp" in self._roles:
+            where = ", ".join(f"{listen.address}:{port}" for listen, port in zip(self._settings.smtp.listen, self._ports(), strict=True))
+            parts.append(f"SMTP on {where} ({count} workers)")
+        if self._api_socket is not None:
+            parts.append(f"API on http://{self._settings.api.address}:{self._api_socket.getsockname()[1]}")
+        return ", ".join(parts)
+
+    def _ports(self) -> list[int]:
+        return [sock.getsockname()[1] for sock in self._reserved if sock is not self._api_socket]
+
+    async def _keep(self, worker: Worker, rooms: Rooms, returning: set[asyncio.Task[None]]) -> None:
+        """Keep one worker running until the relay stops."""
+        delay = 0.1
+        while not self._stop.is_set():
+            began = time.monotonic()
+            status = await self._live(worker)
+            if worker.role == "smtp":
+                path = holds_folder(self._settings) / f"{worker.incarnation}.holds"
+                if path.exists():
+                    task = asyncio.create_task(self._recover(path, rooms))
+                    returning.add(task)
+                    task.add_done_callback(returning.discard)
+            if self._stop.is_set():
+                return
+            if status == 2 and not worker.ready.is_set():  # it said why on standard error
+                self._failure = StartError("")
+                self._stop.set()
+                return
+            WORKER_DEATHS.labels(worker.role).inc()
+            delay = 0.1 if time.monotonic() - began > STEADY else min(delay * 2, 10.0)
+            self._journal.alarm("worker_died", worker=worker.name, incarnation=worker.incarnation, status=status, restart_in=delay)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), delay)
+
+    async def _live(self, worker: Worker) -> int:
+        """One life of a worker, from its start to its exit status."""
+        worker.incarnation = new_incarnation()
+        reader, writer = os.pipe()
+        command = [sys.executable, "-m", "relay", "worker", "--role", worker.role, "--incarnation", worker.incarnation]
+        command += ["--ready", str(writer)] + (["--config", str(self._config)] if self._config else [])
+        passed = [writer]
+        if worker.role == "smtp":
+            command += ["--ports", ",".join(map(str, self._ports()))]
+        elif self._api_socket is not None:
+            command += ["--socket", str(self._api_socket.fileno())]
+            passed.append(self._api_socket.fileno())
+        worker.process = await asyncio.create_subprocess_exec(
+            *command, pass_fds=passed, env=self._environment, preexec_fn=_die_with(os.getpid()), start_new_session=True
+        )
+        os.close(writer)
+        self._journal.event("worker_started", worker=worker.name, pid=worker.process.pid, incarnation=worker.incarnation)
+        waiting = asyncio.create_task(_await_ready(reader, worker.ready))
+        try:
+            status = await worker.process.wait()
+        finally:
+            await waiting
+        with suppress(OSError):
+            multiprocess.mark_process_dead(  # type: ignore[no-untyped-call]
+                worker.process.pid, self._environment["PROMETHEUS_MULTIPROC_DIR"]
+            )
+        return status
+
+    async def _recover(self, path: Path, rooms: Rooms) -> None:
+        """Settle what a worker held when it died."""
+        count = await recover(path, rooms.ledger, settled_in(self._journal))
+        if count:
+            self._journal.event("holds_returned", incarnation=path.stem, holds=count)
+
+    async def _stop_workers(self, workers: list[Worker], keeping: dict[str, asyncio.Task[None]]) -> None:
+        """SMTP first, so that the API can still be asked while mail drains."""
+        for role in ("smtp", "api"):
+            these = [worker for worker in workers if worker.role == role]
+            for worker in these:
+                _signal(worker, signal.SIGTERM)
+            tasks = {keeping[worker.name] for worker in these}
+            if not tasks:
+                continue
+            _, left = await asyncio.wait(tasks, timeout=self._settings.smtp.drain_seconds + KILL_AFTER)
+            if left:
+                for worker in these:
+                    _signal(worker, signal.SIGKILL)
+                await asyncio.wait(left)
+            for task in tasks:
+                task.result()
+
+
+def _signal(worker: Worker, number: int) -> None:
+    if worker.process is not None and worker.process.returncode is None:
+        with suppress(ProcessLookupError):
+            worker.process.send_signal(number)
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """What a child does between fork and exec: ask to be told when its parent dies."""
+
+    def before_exec() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return before_exec
+
+
+async def _all_ready(workers: list[Worker]) -> None:
+    for worker in workers:
+        await worker.ready.wait()
+
+
+async def _await_ready(reader: int, ready: asyncio.Event) -> None:
+    """Set the event when the child writes to its pipe; return when the child closes it."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def on_readable() -> None:
+        if os.read(reader, 16):
+            ready.set()
+        else:
+            done.set()
+
+    loop.add_reader(reader, on_readable)
+    try:
+        await done.wait()
+    finally:
+        loop.remove_reader(reader)
+        os.close(reader)
+
+
+def _notify(message: bytes) -> None:
+    """Tell systemd, where it asked to be told (sd_notify(3))."""
+    name = os.environ.get("NOTIFY_SOCKET", "")
+    if not name:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect("\0" + name[1:] if name.startswith("@") else name)
+        sock.send(message)

@@ -1,0 +1,129 @@
+"""The wire of one SMTP session with a smarthost: commands out, replies in (RFC 5321 section 4.2, RFC 2920).
+
+Promises: replies are matched to commands strictly in order; anything else the smarthost sends (a reply nobody asked for, a line
+that is no reply) breaks the conversation, and a broken conversation never answers again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import cast
+
+MAX_REPLY = 65_536
+"""Octets of one reply, all its lines; more is no SMTP server."""
+
+
+class Broken(Exception):
+    """The conversation cannot go on; the text says why."""
+
+
+class Conversation(asyncio.Protocol):
+    """Speaks on a transport that is connected, secured and greeted."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""
+        self._lines: list[str] = []
+        self._replies: deque[tuple[int, str]] = deque()
+        self._owed = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._fault: str = ""
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether a new transaction may begin: connected, nothing owed, nothing left over."""
+        transport = self._transport
+        return not (self._fault or self._owed or self._replies or self._buffer or transport is None or transport.is_closing())
+
+    @property
+    def owed(self) -> int:
+        """Replies that were asked for and not yet taken."""
+        return self._owed + len(self._replies)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Split what came into replies."""
+        buffer = self._buffer + data if self._buffer else data
+        start = 0
+        while (end := buffer.find(b"\n", start)) >= 0:
+            self._take_line(buffer[start:end].rstrip(b"\r"))
+            start = end + 1
+        self._buffer = buffer[start:]
+        if len(self._buffer) + sum(map(len, self._lines)) > MAX_REPLY:
+            self._break("a reply without an end")
+        self._wake()
+
+    def _take_line(self, line: bytes) -> None:
+        code = line[:3]
+        if len(code) < 3 or not code.isdigit() or not b"200" <= code < b"600" or line[3:4] not in (b" ", b"-", b""):
+            self._break(f"no SMTP reply: {line[:80]!r}")
+            return
+        self._lines.append(line[4:].decode("utf-8", "replace"))
+        if line[3:4] != b"-":
+            if self._owed == 0:
+                self._break(f"a reply to no command: {line[:80]!r}")
+                return
+            self._owed -= 1
+            self._replies.append((int(code), "\n".join(self._lines)))
+            self._lines = []
+
+    def eof_received(self) -> None:
+        """The smarthost closed its side."""
+        self._break("connection closed by the smarthost")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._break(f"connection lost: {exc}" if exc else "connection lost")
+
+    def _break(self, why: str) -> None:
+        self._fault = self._fault or why
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.abort()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def send(self, *data: bytes, replies: int) -> None:
+        """Write, and expect so many more replies; raises Broken."""
+        if self._fault or self._transport is None:
+            raise Broken(self._fault or "not connected")
+        self._owed += replies
+        self._transport.writelines(data)
+
+    async def reply(self) -> tuple[int, str]:
+        """The next reply; raises Broken. Cancelling breaks the conversation: its reply would answer the next command."""
+        while not self._replies:
+            if self._fault:
+                raise Broken(self._fault)
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            except asyncio.CancelledError:
+                self._break("abandoned")
+                raise
+        return self._replies.popleft()
+
+    async def ask(self, command: bytes) -> tuple[int, str]:
+        """Send one command and wait for its reply; raises Broken."""
+        self.send(command, replies=1)
+        return await self.reply()
+
+    def abort(self) -> None:
+        """End the conversation at once."""
+        self._break("aborted")
+
+    def quit(self) -> None:
+        """End it politely, without waiting."""
+        if self.is_clean and self._transport is not None:
+            self._transport.write(b"QUIT\r\n")
+            self._fault = "closed"
+            self._transport.close()
+        else:
+            self.abort()

@@ -1,0 +1,247 @@
+"""One session with a smarthost: aiosmtplib connects, secures and authenticates it; the transactions are ours.
+
+Promises:
+- Addresses and content go out octet for octet as they were accepted (aiosmtplib's own MAIL and RCPT re-parse addresses).
+- Every recipient gets a verdict. Once the final dot is written, anything but a clear reply is doubt.
+- The relay's own faults (login, TLS, configuration) are told apart from the message's, and are never permanent.
+- A session is used again only after a transaction that ended as the protocol says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import aiosmtplib
+
+from relay.mail.envelope import Envelope, Recipient
+from relay.mail.reply import Reply, from_upstream
+from relay.mail.verdict import Deferred, Delivered, Failed, Verdict, Verdicts
+from relay.upstream.conversation import Broken, Conversation
+from relay.upstream.route import Route
+
+# Replies that speak of this relay's login or of its command sequence, never of the message.
+_OUR_FAULTS = frozenset({500, 502, 503, 504, 530, 534, 535, 538})
+
+
+class Stage(Enum):
+    """How far a transaction came."""
+
+    ENVELOPE = auto()
+    DATA = auto()
+    DOT = auto()
+    """The final dot is written: from here on the outcome is the smarthost's to tell."""
+
+
+class NoSession(Exception):
+    """No session could be had; the verdict says why."""
+
+    def __init__(self, verdict: Deferred) -> None:
+        super().__init__(str(verdict.reply))
+        self.verdict = verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What goes out: the fields put before the message, and the message in wire form, dot-stuffed, without its final dot."""
+
+    prefix: bytes
+    wire: bytes
+
+    @property
+    def size(self) -> int:
+        """Octets as RFC 1870 section 5 counts them: without the stuffed dots."""
+        return len(self.prefix) + len(self.wire) - self.wire.count(b"\r\n.") - self.wire.startswith(b".")
+
+
+async def connect(route: Route, context: ssl.SSLContext | None, hostname: str) -> Smarthost:
+    """Open a session: connect, greeting, TLS, EHLO, AUTH; raises NoSession."""
+    client = aiosmtplib.SMTP(
+        hostname=route.host, port=route.port, local_hostname=hostname, timeout=route.timeout, tls_context=context,
+        use_tls=route.security == "tls", start_tls=route.security == "starttls",
+    )  # fmt: skip
+    try:
+        await client.connect()
+        await client.ehlo()
+        if route.username:
+            await _login(client, route)
+        return Smarthost(client)
+    except aiosmtplib.SMTPAuthenticationError as error:
+        client.close()
+        raise NoSession(_our_fault("3.5", f"login refused: {error.code}")) from None
+    except ssl.SSLError as error:
+        client.close()
+        raise NoSession(_our_fault("7.5", f"TLS failed: {error.reason or error}")) from None
+    except aiosmtplib.SMTPException as error:
+        client.close()
+        # aiosmtplib wraps a failed handshake in its own connect error.
+        if isinstance(error.__cause__, ssl.SSLError):
+            raise NoSession(_our_fault("7.5", f"TLS failed: {error.__cause__.reason or error.__cause__}")) from None
+        if "STARTTLS" in str(error):
+            raise NoSession(_our_fault("7.5", "STARTTLS is required and not offered")) from None
+        raise NoSession(Deferred(Reply(451, "4.1", f"Upstream not reachable ({type(error).__name__})"))) from None
+    except (OSError, ValueError) as error:
+        client.close()
+        raise NoSession(Deferred(Reply(451, "4.1", f"Upstream not reachable ({type(error).__name__})"))) from None
+    except BaseException:
+        client.close()
+        raise
+
+
+async def _login(client: aiosmtplib.SMTP, route: Route) -> None:
+    """Try one mechanism, once: aiosmtplib's login() would repeat a wrong password with each of them."""
+    offered = client.server_auth_methods
+    if "plain" in offered:
+        await client.auth_plain(route.username, route.password)
+    elif "login" in offered:
+        await client.auth_login(route.username, route.password)
+    else:
+        raise NoSession(_our_fault("3.5", "neither AUTH PLAIN nor LOGIN is offered"))
+
+
+class Smarthost:
+    """An open session."""
+
+    def __init__(self, client: aiosmtplib.SMTP) -> None:
+        self._client = client  # it owns the socket
+        self._extensions = {name.lower(): value for name, value in client.esmtp_extensions.items()}
+        self._conversation = Conversation(asyncio.get_running_loop())
+        transport = client.transport
+        assert transport is not None
+        transport.set_protocol(self._conversation)
+        self._conversation.connection_made(transport)
+        self.messages = 0
+        self.idle_since = time.monotonic()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether another transaction may begin on it."""
+        return self._conversation.is_clean
+
+    def close(self) -> None:
+        """Say QUIT if that is possible, and go."""
+        self._conversation.quit()
+
+    def abort(self) -> None:
+        """Cut the connection: nothing more is read or written."""
+        self._conversation.abort()
+
+    def offers(self, extension: str) -> bool:
+        """Whether the smarthost's EHLO named an extension (lower case)."""
+        return extension in self._extensions
+
+    async def transact(self, envelope: Envelope, message: Message, progress: Progress) -> Verdicts:
+        """Offer a message to all its recipients or to none: any refusal ends it before DATA. Raises Broken.
+
+        Everything is in one flight where a single recipient makes that safe (RFC 2920): its refusal makes DATA fail too.
+        """
+        self.messages += 1
+        if refusal := self._unsuited(message):
+            return dict.fromkeys(envelope.recipients, refusal)
+        mail = self._mail(envelope, message)
+        rcpts = [self._rcpt(recipient) for recipient in envelope.recipients]
+        pipelining = self.offers("pipelining")
+        in_one_flight = pipelining and len(rcpts) == 1
+        self._conversation.send(mail, *(rcpts if pipelining else ()), *([b"DATA\r\n"] if in_one_flight else ()),
+                                replies=1 + pipelining * len(rcpts) + in_one_flight)  # fmt: skip
+        if verdicts := await self._hear_envelope(envelope, rcpts, pipelining):
+            await self._wind_up()
+            return verdicts
+        progress.stage = Stage.DATA
+        code, text = await (self._conversation.reply() if in_one_flight else self._conversation.ask(b"DATA\r\n"))
+        if code != 354:
+            await self._wind_up()
+            return dict.fromkeys(envelope.recipients, self._verdict(code, text))
+        progress.stage = Stage.DOT
+        self._conversation.send(message.prefix, message.wire, b".\r\n", replies=1)
+        code, text = await self._conversation.reply()
+        if 300 <= code < 400:
+            raise Broken(f"answered the final dot with {code}")
+        if code == 421:
+            self.abort()
+        return dict.fromkeys(envelope.recipients, self._verdict(code, text))
+
+    async def _hear_envelope(self, envelope: Envelope, rcpts: list[bytes], pipelining: bool) -> dict[Recipient, Verdict]:
+        """The replies to MAIL and RCPT: verdicts for all if anyone was refused, nothing if DATA may follow."""
+        talk = self._conversation
+        code, text = await talk.reply()
+        if code >= 300:
+            return dict.fromkeys(envelope.recipients, self._verdict(code, text))
+        refused: dict[Recipient, Verdict] = {}
+        for recipient, rcpt in zip(envelope.recipients, rcpts, strict=True):
+            code, text = await (talk.reply() if pipelining else talk.ask(rcpt))
+            if code >= 300:
+                refused[recipient] = self._verdict(code, text)
+            if code == 421:  # it is closing: nothing more will be answered
+                break
+        if not refused:
+            return {}
+        withheld = Deferred(Reply(451, "3.0", "Not sent: another recipient was refused"), withheld=True)
+        return {recipient: refused.get(recipient, withheld) for recipient in envelope.recipients}
+
+    async def _wind_up(self) -> None:
+        """Make the session fit for another transaction after a refusal, or end it: the verdicts stand either way."""
+        try:
+            while self._conversation.owed:
+                code, _ = await self._conversation.reply()
+                if code == 354:  # with nobody to send to, the dot that ends it might be taken for a message
+                    raise Broken("DATA accepted without a recipient")
+            code, _ = await self._conversation.ask(b"RSET\r\n")
+            if code != 250:
+                raise Broken(f"answered RSET with {code}")
+        except Broken:
+            self.abort()
+
+    @staticmethod
+    def _verdict(code: int, text: str) -> Verdict:
+        """What a reply says of the recipients it concerns."""
+        if code < 300:
+            return Delivered(from_upstream(code, text))
+        if code == 421:
+            return Deferred(Reply(451, "3.2", "upstream said: " + from_upstream(code, text).text))
+        reply = from_upstream(code, text)
+        if code in _OUR_FAULTS:
+            return _our_fault("3.5", f"upstream said {code}")
+        said = Reply(code if code >= 500 else 451, reply.detail, f"upstream said: {reply.text}")
+        return Failed(said) if code >= 500 else Deferred(said)
+
+    def _unsuited(self, message: Message) -> Failed | None:
+        """Whether this smarthost cannot carry the message as it is; it is never changed to fit."""
+        if not self.offers("8bitmime") and not message.wire.isascii():
+            return Failed(Reply(554, "6.3", "8-bit content, and the smarthost does not offer 8BITMIME"))
+        limit = self._extensions.get("size", "").strip()
+        if limit.isdigit() and 0 < int(limit) < message.size:
+            return Failed(Reply(552, "3.4", f"Message of {message.size} octets exceeds the smarthost's limit of {limit}"))
+        return None
+
+    def _mail(self, envelope: Envelope, message: Message) -> bytes:
+        line = f"MAIL FROM:<{envelope.sender}>"
+        if self.offers("size"):
+            line += f" SIZE={message.size}"
+        if self.offers("8bitmime") and (envelope.body == "8BITMIME" or not message.wire.isascii()):
+            line += " BODY=8BITMIME"
+        if self.offers("dsn"):
+            line += f" RET={envelope.ret}" if envelope.ret else ""
+            line += f" ENVID={envelope.envid}" if envelope.envid else ""
+        return line.encode("ascii") + b"\r\n"
+
+    def _rcpt(self, recipient: Recipient) -> bytes:
+        line = f"RCPT TO:<{recipient.address}>"
+        if self.offers("dsn"):
+            line += f" NOTIFY={recipient.notify}" if recipient.notify else ""
+            line += f" ORCPT={recipient.orcpt}" if recipient.orcpt else ""
+        return line.encode("ascii") + b"\r\n"
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the attempt has come, for whoever must judge it when it is cut short."""
+
+    stage: Stage = Stage.ENVELOPE
+
+
+def _our_fault(detail: str, text: str) -> Deferred:
+    return Deferred(Reply(451, detail, f"Relay misconfigured: {text}"), ours=True)

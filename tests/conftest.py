@@ -1,0 +1,40 @@
+"""The real things every test stands on: a Valkey server, short directories for its socket, a loop that is uvloop's in production."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.store import fitness
+from relay.store.client import Store
+from relay.store.embedded import Embedded
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """An empty directory whose path is short enough for a unix socket."""
+    path = Path(tempfile.mkdtemp(prefix="relay-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+async def server(place: Path) -> AsyncIterator[Embedded]:
+    """An embedded store server on an empty directory."""
+    embedded = Embedded(place / "data", None, "256mb", lambda name, text: None)
+    await embedded.start()
+    yield embedded
+    await embedded.stop()
+
+
+@pytest.fixture
+async def store(server: Embedded, place: Path) -> AsyncIterator[Store]:
+    """A client that has joined the empty store."""
+    client = Store(f"unix://{place / 'data' / 'store.sock'}")
+    await fitness.join(client, place / "data" / "epoch")
+    yield client
+    await client.close()
