@@ -246,7 +246,7 @@ def _check_readable(path: Path) -> None:
 def _check_environment() -> None:
     """A misspelt RELAY_* variable would otherwise be ignored in silence."""
     for name in os.environ:
-        if name.startswith("RELAY_"):
+        if name.startswith("RELAY_") and name != "RELAY_CONFIG":  # that one is the shell door's
             section = name[6:].partition("__")[0].lower()
             if section not in Settings.model_fields:
                 raise ConfigError(f"environment: {name}: unknown section {section!r}; known: {', '.join(Settings.model_fields)}")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
@@ -110,13 +111,14 @@ class Supervisor:
         is_embedded = not settings.store.url.get_secret_value()
         if is_embedded and len(self._roles) == 1:
             raise StartError("--role needs store.url: separate roles cannot share an embedded store")
-        self._make_folders()
-        self._take_ports()
         embedded: Embedded | None = None
+        lock = self._take_folder()
         try:
+            self._take_ports()
             if is_embedded:
-                embedded = Embedded(settings.data.directory, settings.store.server, settings.store.maxmemory, self._on_store_event)
-                self._environment["RELAY_STORE__URL"] = await embedded.start()
+                server = Embedded(settings.data.directory, settings.store.server, settings.store.maxmemory, self._on_store_event)
+                self._environment["RELAY_STORE__URL"] = await server.start()
+                embedded = server
             async with open_rooms(settings, self._journal) as rooms:
                 await self._await_store(rooms)
                 await self._run_workers(rooms, on_ready)
@@ -125,6 +127,7 @@ class Supervisor:
                 sock.close()
             if embedded is not None:
                 await embedded.stop()
+            os.close(lock)
         if self._failure is not None:
             raise self._failure
 
@@ -134,15 +137,23 @@ class Supervisor:
         else:
             self._journal.alarm(name, text=text)
 
-    def _make_folders(self) -> None:
-        metrics = self._settings.data.directory / "metrics" / "-".join(self._roles)
+    def _take_folder(self) -> int:
+        """Make the data directory this relay's, and the place of its figures empty; the lock is the kernel's to free."""
+        folder, roles = self._settings.data.directory, "-".join(self._roles)
+        metrics = folder / "metrics" / roles
         try:
-            self._settings.data.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(folder / f".{roles}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StartError(f"data.directory: {folder} is in use by another relay") from None
             shutil.rmtree(metrics, ignore_errors=True)
             metrics.mkdir(parents=True)
         except OSError as error:
             raise StartError(f"data.directory: {error.filename}: {error.strerror}") from None
         self._environment["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+        return lock
 
     def _take_ports(self) -> None:
         """See that the ports are free, and keep them: bound without listening, so that they are the workers' alone."""

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 import uvloop
@@ -117,7 +117,7 @@ def _loop(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
-def _fail(text: str) -> Any:
+def _fail(text: str) -> NoReturn:
     if text:
         print(f"relay: {text}", file=sys.stderr)
     raise typer.Exit(2)

@@ -11,12 +11,12 @@ Promises:
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from relay.quota.ledger import Hold, Ledger, Refusal, Settlement
 from relay.store.client import StoreUnavailable
@@ -58,6 +58,7 @@ class Table:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)  # shows that its process lives
         self._free: list[int] = []
         self._end = 0
         self._slots: dict[str, int] = {}
@@ -92,6 +93,14 @@ def read_table(path: Path) -> list[Charge]:
     content = path.read_bytes()
     slots = (content[i : i + SLOT] for i in range(0, len(content), SLOT))
     return [charge for slot in slots if (charge := Charge.of(slot))]
+
+
+def _is_abandoned(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Teller:
@@ -181,10 +190,21 @@ class Teller:
 
 
 async def recover(path: Path, ledger: Ledger, on_settled: Callable[[Charge, Settlement], None]) -> int:
-    """Settle what the table of a dead process shows, remove it, and return how many holds there were; waits for the store."""
+    """Settle what the table of a dead process shows, remove it, and return how many holds there were.
+
+    Waits for the process to be dead (one whose supervisor was killed may still be draining), and for the store.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while not _is_abandoned(fd):
+            await asyncio.sleep(0.05)
+    finally:
+        os.close(fd)
+    if not path.exists():  # its process ended in order
+        return 0
     charges = await asyncio.to_thread(read_table, path)
     pause = 0.05
-    left: list[Any] = list(charges)
+    left = list(charges)
     while left:
         calls = [ledger.settle(c.user, c.id, c.units, c.accepted, c.rejected) for c in left]
         answers = await asyncio.gather(*calls, return_exceptions=True)

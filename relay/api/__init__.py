@@ -1,0 +1,1 @@
+"""The HTTP door: authentication, the routes of each dialect, the native ones, health."""

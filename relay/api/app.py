@@ -1,0 +1,90 @@
+"""The application: its routes, and every error in the shape of whoever owns the path.
+
+Promises: under a dialect's paths an error has the dialect's shape, elsewhere the relay's own, for what no route serves too; no error
+names a secret or a cause inside the relay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from relay import __version__
+from relay.accounts.provisioning import BadValue, Provisioning, UnknownUser
+from relay.accounts.registry import Registry
+from relay.accounts.throttle import Throttle
+from relay.api import health, native, tes
+from relay.api.gate import Gate
+from relay.api.rooms import Rooms, Settings
+from relay.journal import Journal
+from relay.quota.ledger import Ledger
+from relay.store.client import Store, StoreUnavailable
+
+UNAVAILABLE = "The service is temporarily unavailable"
+FAILED = "An unexpected error occurred"
+RETRY = {"Retry-After": "5"}
+
+
+def create_app(
+    settings: Settings,
+    registry: Registry,
+    provisioning: Provisioning,
+    ledger: Ledger,
+    throttle: Throttle,
+    journal: Journal,
+    store: Store,
+) -> FastAPI:
+    """Make the application."""
+    rooms = Rooms(settings.api, registry, provisioning, ledger, throttle, journal, store)
+    app = FastAPI(
+        title="relay",
+        version=__version__,
+        description="An SMTP relay that keeps per-user sending limits exactly: its owners' and users' accounts.",
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.state.rooms = rooms
+    tes.add_routes(app)
+    app.include_router(native.router)
+    app.include_router(health.router)
+    _add_errors(app, rooms)
+    app.add_middleware(Gate, journal=journal, max_body=settings.api.max_body_bytes, on_bug=lambda path: _answer(rooms, path, 500, FAILED))
+    return app
+
+
+def _add_errors(app: FastAPI, rooms: Rooms) -> None:
+    @app.exception_handler(HTTPException)
+    async def on_status(request: Request, error: HTTPException) -> Response:
+        return _answer(rooms, request.url.path, error.status_code, str(error.detail), error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, error: RequestValidationError) -> Response:
+        # The place and what is wrong with it; never the value, it may be a secret.
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return _answer(rooms, request.url.path, 400, f"{place}: {first['msg']}")
+
+    @app.exception_handler(BadValue)
+    async def on_bad_value(request: Request, error: BadValue) -> Response:
+        return _answer(rooms, request.url.path, 400, str(error))
+
+    @app.exception_handler(UnknownUser)
+    async def on_unknown(request: Request, error: UnknownUser) -> Response:
+        return _answer(rooms, request.url.path, 404, "unknown user")
+
+    @app.exception_handler(StoreUnavailable)
+    async def on_store(request: Request, error: StoreUnavailable) -> Response:
+        return _answer(rooms, request.url.path, 503, UNAVAILABLE, RETRY)
+
+
+def _answer(rooms: Rooms, path: str, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer an error in the shape of whoever owns the path."""
+    if tes.is_tes_path(path):
+        return tes.answer_error(rooms, status, message, headers)
+    code = HTTPStatus(status).phrase.lower().replace(" ", "_")
+    return JSONResponse({"error": {"code": code, "message": message}}, status, dict(headers) if headers else None)

@@ -1,0 +1,59 @@
+"""What the routes work with, handed to them by the one who builds the application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from fastapi import Request
+
+from relay.accounts.provisioning import Provisioning
+from relay.accounts.registry import Registry
+from relay.accounts.throttle import Throttle
+from relay.journal import Journal
+from relay.quota.ledger import Ledger
+from relay.store.client import Store
+
+
+class ApiSettings(Protocol):
+    """The settings of the HTTP door."""
+
+    @property
+    def errors_always_200(self) -> bool:
+        """Whether a vendor dialect's errors are sent with status 200."""
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest request body."""
+
+
+class Settings(Protocol):
+    """The part of the settings that concerns the HTTP door."""
+
+    @property
+    def api(self) -> ApiSettings:
+        """The door's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """The rooms behind the door."""
+
+    settings: ApiSettings
+    registry: Registry
+    provisioning: Provisioning
+    ledger: Ledger
+    throttle: Throttle
+    journal: Journal
+    store: Store
+
+
+def rooms_of(request: Request) -> Rooms:
+    """The rooms of the application that serves this request."""
+    rooms: Rooms = request.app.state.rooms
+    return rooms
+
+
+def address_of(request: Request) -> str:
+    """The client's address, by which guessing is counted; "" on a unix socket."""
+    return request.client.host if request.client else ""

@@ -1,0 +1,1 @@
+"""A vendor's words to provisioning's and back; pure translation."""

@@ -1,0 +1,118 @@
+"""The HTTP door on a loopback port, with everything real behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from relay.accounts.provisioning import Provisioning
+from relay.accounts.registry import Registry
+from relay.accounts.secrets import Key
+from relay.accounts.throttle import Throttle
+from relay.api.app import create_app
+from relay.api.server import serve_api
+from relay.journal import Journal
+from relay.quota.ledger import Ledger
+from relay.quota.limit import Rules
+from relay.store.client import Store
+
+
+@dataclass
+class ApiSettings:
+    errors_always_200: bool = False
+    max_body_bytes: int = 4096
+
+
+@dataclass
+class Settings:
+    api: ApiSettings = field(default_factory=ApiSettings)
+
+
+@dataclass
+class Guesses:
+    failures_per_user: int = 5
+    failures_per_address: int = 50
+    window_seconds: int = 300
+
+
+@dataclass
+class House:
+    """What is behind the door, and where the door is."""
+
+    settings: Settings
+    registry: Registry
+    provisioning: Provisioning
+    ledger: Ledger
+    store: Store
+    log: Path
+    port: int
+    stop: asyncio.Event
+
+
+@pytest.fixture
+async def house(store: Store, place: Path) -> AsyncIterator[House]:
+    """The running server."""
+    log = place / "journal"
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    journal, key, settings = Journal(fd, "test"), Key(bytes(range(32))), Settings()
+    ledger, registry = Ledger(store, Rules()), Registry(store, key)
+    provisioning = Provisioning(store, key, registry, ledger, journal, change_wait=1.0)
+    app = create_app(settings, registry, provisioning, ledger, Throttle(store, Guesses()), journal, store)
+    sock = socket.create_server(("127.0.0.1", 0))
+    stop = asyncio.Event()
+    serving = asyncio.create_task(serve_api(app, sock, stop))
+    yield House(settings, registry, provisioning, ledger, store, log, sock.getsockname()[1], stop)
+    stop.set()
+    await serving
+    os.close(fd)
+
+
+@pytest.fixture
+async def http(house: House) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the running server."""
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{house.port}", timeout=10) as client:
+        yield client
+
+
+@dataclass(frozen=True)
+class Tenant:
+    owner_id: str
+    token: str
+
+    @property
+    def body(self) -> dict[str, str]:
+        return {"owner_id": self.owner_id, "token": self.token}
+
+    @property
+    def auth(self) -> tuple[str, str]:
+        return self.owner_id, self.token
+
+
+async def tenant_of(house: House, profile: str = "") -> Tenant:
+    owner, token = await house.provisioning.add_owner("A tenant", profile)
+    return Tenant(owner.owner_id, token)
+
+
+@pytest.fixture
+async def tenant(house: House) -> Tenant:
+    """An owner."""
+    return await tenant_of(house)
+
+
+@pytest.fixture
+async def other(house: House) -> Tenant:
+    """Another owner."""
+    return await tenant_of(house)
+
+
+@pytest.fixture
+async def poweremail(house: House) -> Tenant:
+    """An owner with the profile of PowerEmail's document."""
+    return await tenant_of(house, "poweremail")

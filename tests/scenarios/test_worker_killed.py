@@ -1,0 +1,66 @@
+"""A worker is killed with mail in flight: what it held comes back at once, and what the smarthost had taken is charged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import smtplib
+import time
+from pathlib import Path
+
+from relay.loadkit.script import Script
+from relay.loadkit.sink import Sink
+from tests.running import Relay, User, running
+
+
+async def test_capacity_held_by_a_killed_worker_is_back_within_two_seconds(place: Path) -> None:
+    sink = Sink(script=Script.parse(["dot stall=forever"]))
+    await sink.start()
+    async with running(place / "relay", sink.port) as relay:
+        user = await relay.add_user(hourly=3)
+        waiting = [asyncio.create_task(asyncio.to_thread(_send_until_cut, relay, user)) for _ in range(3)]
+        await _until(relay, user, in_flight=3)
+        assert (await asyncio.to_thread(relay.send, user))[0].startswith("451 4.7.0 Sending limit taken by messages in flight")
+
+        for name, pid in relay.workers().items():
+            if name.startswith("smtp"):
+                os.kill(pid, signal.SIGKILL)
+        killed = time.monotonic()
+        await _until(relay, user, in_flight=0)
+        assert time.monotonic() - killed < 2
+        await asyncio.gather(*waiting)
+
+        sink.script = Script()
+        await _until_sent(relay, user)
+        usage = await relay.usage(user)
+        assert (usage["sent_in_window"], usage["in_flight"]) == (1, 0)
+    await sink.stop()
+
+
+def _send_until_cut(relay: Relay, user: User) -> None:
+    with contextlib.suppress(OSError, smtplib.SMTPException):
+        relay.send(user)
+
+
+async def _until(relay: Relay, user: User, in_flight: int) -> None:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if (await relay.usage(user))["in_flight"] == in_flight:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"never {in_flight} in flight")
+
+
+async def _until_sent(relay: Relay, user: User) -> None:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            replies = await asyncio.to_thread(relay.send, user)
+        except (OSError, smtplib.SMTPException):
+            await asyncio.sleep(0.1)
+            continue
+        assert replies[0].startswith("250 "), replies
+        return
+    raise AssertionError("no worker came back")
