@@ -1,6 +1,6 @@
 """python -m relay."""
 
-from relay.cli import main
+from relay.cli.app import main
 
 if __name__ == "__main__":
     main()

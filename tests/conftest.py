@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.loadkit.sink import Sink
 from relay.store import fitness
 from relay.store.client import Store
 from relay.store.embedded import Embedded
@@ -38,3 +39,12 @@ async def store(server: Embedded, place: Path) -> AsyncIterator[Store]:
     await fitness.join(client, place / "data" / "epoch")
     yield client
     await client.close()
+
+
+@pytest.fixture
+async def sink() -> AsyncIterator[Sink]:
+    """A scripted smarthost that takes everything until its script is changed."""
+    started = Sink()
+    await started.start()
+    yield started
+    await started.stop()

@@ -3,31 +3,3 @@
 Promises: a wrong argument or an unusable configuration is one clear line on standard error and exit status 2; a store that does not
 answer is one line and exit status 75 (EX_TEMPFAIL); anything else that fails is exit status 1. `--json` prints one JSON document.
 """
-
-from __future__ import annotations
-
-import typer
-
-from relay import __version__
-from relay.cli import accounts, demo, load, serve
-
-app = typer.Typer(
-    name="relay", help="An SMTP relay that keeps per-user sending limits exactly.", no_args_is_help=True, add_completion=False,
-    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
-serve.add_commands(app)
-demo.add_commands(app)
-app.add_typer(accounts.owner, name="owner")
-app.add_typer(accounts.user, name="user")
-load.add_commands(app)
-
-
-@app.command()
-def version() -> None:
-    """Print the version."""
-    typer.echo(__version__)
-
-
-def main() -> None:
-    """The command `relay`."""
-    app()

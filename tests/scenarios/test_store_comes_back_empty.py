@@ -14,9 +14,7 @@ from tests.running import Relay, User, running
 from tests.talking import logged_in, offer, try_login
 
 
-async def test_an_empty_store_is_never_taken_for_wrong_credentials(place: Path) -> None:
-    sink = Sink()
-    await sink.start()
+async def test_an_empty_store_is_never_taken_for_wrong_credentials(place: Path, sink: Sink) -> None:
     async with running(place / "relay", sink.port) as relay:
         user = await relay.add_user()
         client = await asyncio.to_thread(logged_in, relay, user)
@@ -52,12 +50,9 @@ async def test_an_empty_store_is_never_taken_for_wrong_credentials(place: Path) 
         assert code == 535  # now it is known that there is no such user
         fresh = await _add_user_anew(relay)
         assert (await asyncio.to_thread(relay.send, fresh))[0].startswith("250 ")
-    await sink.stop()
 
 
-async def test_a_store_flushed_while_connections_are_open_is_noticed_at_the_first_miss(place: Path) -> None:
-    sink = Sink()
-    await sink.start()
+async def test_a_store_flushed_while_connections_are_open_is_noticed_at_the_first_miss(place: Path, sink: Sink) -> None:
     async with running(place / "relay", sink.port) as relay:
         user = await relay.add_user()
         client = await asyncio.to_thread(logged_in, relay, user)
@@ -65,7 +60,6 @@ async def test_a_store_flushed_while_connections_are_open_is_noticed_at_the_firs
         assert (await asyncio.to_thread(offer, client))[0] == 451
         assert (await asyncio.to_thread(try_login, relay, user))[0] == 454
         client.close()
-    await sink.stop()
 
 
 def _adopt(config: Path) -> list[str]:

@@ -15,9 +15,8 @@ from relay.loadkit.sink import Sink
 from tests.running import Relay, User, running
 
 
-async def test_capacity_held_by_a_killed_worker_is_back_within_two_seconds(place: Path) -> None:
-    sink = Sink(script=Script.parse(["dot stall=forever"]))
-    await sink.start()
+async def test_capacity_held_by_a_killed_worker_is_back_within_two_seconds(place: Path, sink: Sink) -> None:
+    sink.script = Script.parse(["dot stall=forever"])
     async with running(place / "relay", sink.port) as relay:
         user = await relay.add_user(hourly=3)
         waiting = [asyncio.create_task(asyncio.to_thread(_send_until_cut, relay, user)) for _ in range(3)]
@@ -36,7 +35,6 @@ async def test_capacity_held_by_a_killed_worker_is_back_within_two_seconds(place
         await _until_sent(relay, user)
         usage = await relay.usage(user)
         assert (usage["sent_in_window"], usage["in_flight"]) == (1, 0)
-    await sink.stop()
 
 
 def _send_until_cut(relay: Relay, user: User) -> None:
