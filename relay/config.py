@@ -25,6 +25,9 @@ from pydantic_settings import (
 LEASE_MARGIN = 2.0
 """Seconds of a lease that are never used."""
 
+_SHELL = frozenset({"RELAY_CONFIG", "RELAY_LOADTEST_TOKEN"})
+"""Variables that are the shell door's, not settings."""
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400 * 30)]
 
@@ -246,7 +249,7 @@ def _check_readable(path: Path) -> None:
 def _check_environment() -> None:
     """A misspelt RELAY_* variable would otherwise be ignored in silence."""
     for name in os.environ:
-        if name.startswith("RELAY_") and name != "RELAY_CONFIG":  # that one is the shell door's
+        if name.startswith("RELAY_") and name not in _SHELL:
             section = name[6:].partition("__")[0].lower()
             if section not in Settings.model_fields:
                 raise ConfigError(f"environment: {name}: unknown section {section!r}; known: {', '.join(Settings.model_fields)}")

@@ -42,7 +42,9 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(demo)
 
 
-def demo(once: Annotated[bool, typer.Option("--once", help="Stop after the self-run; non-zero if anything was not as promised.")] = False) -> None:
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Stop after the self-run; non-zero if anything was not as promised.")] = False,
+) -> None:
     """Start a relay in a temporary directory, send mail through it until its limit refuses it, and keep it running to be tried."""
     console = Console(highlight=False, soft_wrap=True)
     try:

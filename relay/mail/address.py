@@ -35,10 +35,10 @@ def parse_path(text: str) -> tuple[str, str] | None:
     mailbox = found["mailbox"]
     if mailbox is None:
         # `<@route:>` is no path at all; only `<>` is null.
-        return ("", found["rest"].strip()) if text.startswith("<>") else None
+        return ("", found["rest"].strip(" ")) if text.startswith("<>") else None
     if not is_mailbox(mailbox):
         return None
-    return mailbox, found["rest"].strip()
+    return mailbox, found["rest"].strip(" ")
 
 
 def is_mailbox(text: str) -> bool:

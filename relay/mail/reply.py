@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
-_ENHANCED = re.compile(r"([245])\.(\d{1,3}\.\d{1,3})(?:\s+|$)")
+_ENHANCED = re.compile(r"([245])\.([0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 _SEEN = re.compile(rb"^(received|date|message-id)[ \t]*:", re.IGNORECASE | re.MULTILINE)
-_BY = re.compile(rb"^received[ \t]*:(?:[^\r\n]|\r\n[ \t])*?[ \t]by[ \t]+([^\s;]+)", re.IGNORECASE | re.MULTILINE)
+_BY = re.compile(rb"^received[ \t]*:(?:[^\r\n]|\r\n(?=[ \t]))*?[ \t]by[ \t]+([^\s;]+)", re.IGNORECASE | re.MULTILINE)
 
 MAX_RECEIVED = 100
 """RFC 5321 section 6.3 asks for a threshold of at least 100."""

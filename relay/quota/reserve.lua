@@ -26,8 +26,15 @@ local sent, bounced = taken - gone, rejected - rgone
 if total and taken + n > total then return refuse('total', taken, total, 0) end
 if hourly and n > hourly then return refuse('never', n, hourly, 0) end
 if n > cap then return refuse('never', n, cap, 0) end
-if hourly and sent + n > hourly then return refuse('hourly', sent, hourly, freed(LOG, gone, sent + held + n - hourly)) end
-if bounced + n > cap then return refuse('rejected', bounced, cap, freed(RLOG, rgone, bounced + held + n - cap)) end
+-- Both may be full: it fits when both have room.
+local function fits()
+  local instant = 0
+  if hourly and sent + held + n > hourly then instant = freed(LOG, gone, sent + held + n - hourly) end
+  if bounced + n > cap then instant = math.max(instant, freed(RLOG, rgone, bounced + held + n - cap)) end
+  return instant
+end
+if hourly and sent + n > hourly then return refuse('hourly', sent, hourly, fits()) end
+if bounced + n > cap then return refuse('rejected', bounced, cap, fits()) end
 if (hourly and sent + held + n > hourly) or (total and taken + held + n > total) or bounced + held + n > cap then
   local first = redis.call('ZRANGE', OPEN, 0, 0, 'WITHSCORES')
   return refuse('in_flight', sent + held, hourly or total or cap, tonumber(first[2]))

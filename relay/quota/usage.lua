@@ -4,7 +4,7 @@
 --          instant one unit fits in µs (0 now, -1 never), the clock in µs}, then the open holds and their leases; {0} without a user
 if not exists then return {0} end
 local sent, instant = taken - gone, 0
-if total and taken + 1 > total then
+if (total and taken + 1 > total) or (hourly and hourly < 1) then
   instant = -1
 elseif hourly and sent + held + 1 > hourly then
   instant = freed(LOG, gone, sent + held + 1 - hourly)

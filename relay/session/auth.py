@@ -35,8 +35,8 @@ TOO_LONG = Reply(500, "5.6", "Authentication exchange line is too long")
 class Client(Protocol):
     """What the exchange asks of the connection."""
 
-    async def ask(self, challenge: bytes) -> bytes:
-        """Send `334 challenge` and return the line that answers it, without CRLF; raises Gone."""
+    async def ask(self, challenge: bytes) -> bytes | None:
+        """Send `334 challenge` and return the line that answers it, without CRLF, None if it was too long; raises Gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ async def _response(client: Client, challenge: bytes, initial: bytes | None) -> 
     line = initial
     if line is None:
         line = await client.ask(challenge)
+        if line is None:
+            return TOO_LONG
         if line == b"*":
             return CANCELLED
     elif line == b"=":  # an empty initial response

@@ -18,7 +18,10 @@ _ORCPT = re.compile(r"[A-Za-z0-9\-]{1,64};(.+)")
 _NOTIFY = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 
 # The forms almost every client sends, without parameters; what they do not match is read in full.
-_PLAIN_PATH = re.compile(rb"(?i:FROM|TO):<([A-Za-z0-9][A-Za-z0-9+_=\-]{0,63}@(?:[A-Za-z0-9][A-Za-z0-9\-]{0,62}\.){1,6}[A-Za-z]{2,24})>")
+_PLAIN_PATH = re.compile(
+    rb"(?i:FROM|TO):<(?=[^>]{,254}>)([A-Za-z0-9][A-Za-z0-9+_=\-]{0,63}@"
+    rb"(?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?\.){1,6}[A-Za-z]{2,24})>"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ def _split(argument: bytes, keyword: bytes, detail: str, what: str) -> tuple[str
     if path is None:
         return Reply(501, detail, f"Bad {what} address syntax")
     given: dict[str, str | None] = {}
-    for word in path[1].split():
+    for word in filter(None, path[1].split(" ")):
         found = _PARAMETER.fullmatch(word)
         if found is None:
             return Reply(501, "5.4", "Bad parameter syntax")

@@ -32,6 +32,7 @@ NO_ARGUMENT = Reply(501, "5.4", "No argument allowed")
 TIMED_OUT = Reply(421, "4.2", "Timeout waiting for the client, closing")
 SHUTDOWN = Reply(421, "3.2", "Service shutting down")
 BUG = Reply(451, "3.0", "Internal error, try again later")
+UNASKED = Reply(421, "5.1", "Message sent without waiting for 354, closing")
 
 Answer = Reply | None
 Method = Callable[["Protocol", bytes], Answer | Awaitable[Answer]]
@@ -55,7 +56,7 @@ class Protocol(Engine):
         self._sender: Sender | None = None
         self._recipients: list[Recipient] = []
         self._doom: Reply | None = None
-        self._is_busy = self._is_closing = False
+        self._is_busy = self._is_closing = self._is_asked_for = self._is_wary = False
         self._errors = self._auth_failures = self._refusals = self._taken = self._messages = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -136,12 +137,13 @@ class Protocol(Engine):
                 await self._close(SHUTDOWN)
 
     async def _answer(self, line: bytes | None) -> Answer:
+        is_wary, self._is_wary = self._is_wary, False
         if line is None:
-            return TOO_LONG
+            return UNASKED if is_wary else TOO_LONG
         verb, _, argument = line.partition(b" ")
         method = _METHODS.get(verb.upper())
         if method is None or b"\n" in line or b"\r" in line or b"\0" in line:
-            return UNKNOWN
+            return UNASKED if is_wary else UNKNOWN
         answer = method(self, argument)
         return answer if answer is None or isinstance(answer, Reply) else await answer
 
@@ -232,11 +234,10 @@ class Protocol(Engine):
             return Reply(504, "5.4", "Authentication mechanism not supported")
         return None
 
-    async def ask(self, challenge: bytes) -> bytes:
-        """Send `334 challenge` and return the line that answers it."""
+    async def ask(self, challenge: bytes) -> bytes | None:
+        """Send `334 challenge` and return the line that answers it, None if it was too long."""
         self._out.append(b"334 %b\r\n" % challenge)
-        line = await self.line()
-        return b"*" if line is None else line
+        return await self.line()
 
     # -- the transaction -----------------------------------------------------------------------------------------------------
 
@@ -268,6 +269,19 @@ class Protocol(Engine):
         return Reply(250, "1.5", "Recipient OK")
 
     async def _cmd_data(self, argument: bytes) -> Answer:
+        self._is_asked_for = False
+        reply = await self._take_message(argument)
+        if self._is_asked_for or reply.code == 421:
+            return reply
+        # DATA is the last of its group (RFC 2920 section 3.1). What has come behind one that is refused, or begins with no command,
+        # is a message sent without waiting for 354: who wrote it must not speak here in the name of the user who sends it.
+        if self._buffer:
+            self.say(reply)
+            return UNASKED
+        self._is_wary = True
+        return reply
+
+    async def _take_message(self, argument: bytes) -> Reply:
         if argument:
             return NO_ARGUMENT
         if self._sender is None:
@@ -309,6 +323,7 @@ class Protocol(Engine):
 
     async def upload(self) -> Capture:
         """Say 354 and read the message to its end; raises Gone or TimeoutError."""
+        self._is_asked_for = True
         rules = self._house.rules
         return await self.message(rules.max_message_bytes, rules.data_deadline)
 

@@ -26,6 +26,8 @@ class Conversation(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._lines: list[str] = []
+        self._code = b""
+        self._octets = 0
         self._replies: deque[tuple[int, str]] = deque()
         self._owed = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -50,11 +52,12 @@ class Conversation(asyncio.Protocol):
         """Split what came into replies."""
         buffer = self._buffer + data if self._buffer else data
         start = 0
-        while (end := buffer.find(b"\n", start)) >= 0:
+        while not self._fault and (end := buffer.find(b"\n", start)) >= 0:
+            self._octets += end + 1 - start
             self._take_line(buffer[start:end].rstrip(b"\r"))
             start = end + 1
         self._buffer = buffer[start:]
-        if len(self._buffer) + sum(map(len, self._lines)) > MAX_REPLY:
+        if len(self._buffer) + self._octets > MAX_REPLY:
             self._break("a reply without an end")
         self._wake()
 
@@ -63,6 +66,10 @@ class Conversation(asyncio.Protocol):
         if len(code) < 3 or not code.isdigit() or not b"200" <= code < b"600" or line[3:4] not in (b" ", b"-", b""):
             self._break(f"no SMTP reply: {line[:80]!r}")
             return
+        if self._lines and code != self._code:
+            self._break(f"a reply of several codes: {line[:80]!r}")
+            return
+        self._code = code
         self._lines.append(line[4:].decode("utf-8", "replace"))
         if line[3:4] != b"-":
             if self._owed == 0:
@@ -71,6 +78,7 @@ class Conversation(asyncio.Protocol):
             self._owed -= 1
             self._replies.append((int(code), "\n".join(self._lines)))
             self._lines = []
+            self._octets = 0
 
     def eof_received(self) -> None:
         """The smarthost closed its side."""

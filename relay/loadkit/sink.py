@@ -1,0 +1,117 @@
+"""A scripted smarthost on a real socket.
+
+Promises: it speaks SMTP as a correct server does, except where its script says otherwise; what it received is on record before its
+reply leaves. The script may be swapped while it runs. What the script can say is left to `script`, one connection to `conversation`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from relay.loadkit.conversation import Conversation
+from relay.loadkit.received import Intake, Received
+from relay.loadkit.script import Script
+
+FEATURES = frozenset({"PIPELINING", "8BITMIME", "SIZE", "DSN", "ENHANCEDSTATUSCODES", "SMTPUTF8"})
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """What a sink offers and asks for, beside its script."""
+
+    hostname: str = "sink.example"
+    features: frozenset[str] = FEATURES
+    max_size: int = 1 << 26
+    tls: Literal["none", "starttls", "implicit"] = "none"
+    certificate: ssl.SSLContext | None = None
+    credentials: Mapping[str, str] | None = None
+    """Passwords by user; given, AUTH is required."""
+    keep: bool = False
+    """Keep the content of messages."""
+    digest: bool = False
+    """Keep the SHA-256 of messages."""
+
+
+class Sink:
+    """A scripted smarthost; `port` 0 takes a free one."""
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        script: Script | None = None,
+        seed: int = 0,
+        hostname: str = "sink.example",
+        *,
+        without: Collection[str] = (),
+        max_size: int = 1 << 26,
+        tls: Literal["none", "starttls", "implicit"] = "none",
+        certificate: ssl.SSLContext | None = None,
+        credentials: Mapping[str, str] | None = None,
+        keep: bool = False,
+        digest: bool = False,
+    ) -> None:
+        unknown = {name.upper() for name in without} - FEATURES
+        if unknown:
+            raise ValueError(f"without: unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(FEATURES))}")
+        if (tls == "none") != (certificate is None):
+            raise ValueError("tls: a certificate is needed with TLS, and only then")
+        features = FEATURES - {name.upper() for name in without}
+        self.manners = Manners(hostname, features, max_size, tls, certificate, credentials, keep, digest)
+        self.host = host
+        self.port = port
+        self.script = Script() if script is None else script
+        self.random = Random(seed)  # noqa: S311 - repeatable on purpose
+        self.intake = Intake()
+        self.conversations: set[Conversation] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen; `port` tells where."""
+        context = self.manners.certificate if self.manners.tls == "implicit" else None
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Conversation(self), self.host, self.port, ssl=context, backlog=1024)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Stop listening and abort what is open; messages that still wait for their reply are recorded as unanswered."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        server.close()
+        while self.conversations:
+            for conversation in tuple(self.conversations):
+                conversation.abort()
+            await asyncio.sleep(0)
+        await server.wait_closed()
+
+    @property
+    def messages(self) -> list[Received]:
+        """What came, in order of decision; look at `answered`."""
+        return self.intake.messages
+
+    @property
+    def replies(self) -> Counter[int]:
+        """Replies sent, by code."""
+        return self.intake.replies
+
+    @property
+    def ids(self) -> Counter[str]:
+        """How often each id was answered 250."""
+        return self.intake.ids
+
+    @property
+    def duplicates(self) -> int:
+        """Answered messages beyond the first of their id."""
+        return self.intake.duplicates
+
+    @property
+    def damaged(self) -> int:
+        """Answered messages whose body is not what its X-Load-Sum says."""
+        return self.intake.damaged

@@ -1,0 +1,44 @@
+"""Sums over sliding windows of commit instants; pure. Two commits lie in one window if and only if they are less than its width apart."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+
+
+def running_sums(commits: Sequence[tuple[int, int]], width: int) -> Iterator[int]:
+    """For each (instant, units), in order of instants: the units in the window that ends with it."""
+    low = held = 0
+    for at, units in commits:
+        held += units
+        while at - commits[low][0] >= width:
+            held -= commits[low][1]
+            low += 1
+        yield held
+
+
+def most_in_window(commits: Iterable[tuple[int, int]], width: int) -> int:
+    """The most units in any window. A fullest window can always be moved so that it ends with a commit."""
+    return max(running_sums(sorted(commits), width), default=0)
+
+
+class Account:
+    """One user's commits, made ready for many questions."""
+
+    def __init__(self, commits: Iterable[tuple[int, int]]) -> None:
+        ordered = sorted(commits)
+        self._instants = [at for at, _ in ordered]
+        self._sums = [0, *accumulate(units for _, units in ordered)]
+
+    def between(self, after: float, until: float) -> int:
+        """Units committed later than `after`, not later than `until`."""
+        return self._sums[bisect_right(self._instants, until)] - self._sums[bisect_right(self._instants, after)]
+
+    def fits_from(self, until: float, units: int, limit: int, width: int) -> int | None:
+        """The first instant at which `units` more fit, given what was committed until then; None: they do without any leaving."""
+        count = bisect_right(self._instants, until)
+        excess = self._sums[count] + units - limit
+        if excess <= 0 or units > limit:
+            return None
+        return self._instants[bisect_left(self._sums, excess) - 1] + width
