@@ -20,9 +20,6 @@ local K = KEYS[1]
 local LOG, RLOG, OPEN, LAPSED = K .. ':log', K .. ':rlog', K .. ':open', K .. ':lapsed'
 local WINDOW, RESOLUTION, KEEP = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 
--- Lua's own conversion would write 1.7637e+15.
-local function digits(x) return string.format('%.0f', x) end
-
 local f = redis.call('HMGET', K, 'status', 'ostatus', 'gen', 'hourly', 'total',
                      'taken', 'gone', 'rejected', 'rgone', 'held', 'last')
 local exists = f[1] ~= false
@@ -30,6 +27,7 @@ local hourly, total = tonumber(f[4] or ''), tonumber(f[5] or '')  -- nil: unlimi
 local taken, gone = tonumber(f[6] or 0), tonumber(f[7] or 0)
 local rejected, rgone = tonumber(f[8] or 0), tonumber(f[9] or 0)
 local held = tonumber(f[10] or 0)
+local before = {taken, gone, rejected, rgone}
 local raw = clock()
 local now = math.max(raw, tonumber(f[11] or 0))
 local bucket = math.floor(now / RESOLUTION)
@@ -55,26 +53,31 @@ end
 -- Move the holds whose lease has ended from open to lapsed.
 local function lapse()
   if held == 0 then return end
-  local ended = redis.call('ZRANGEBYSCORE', OPEN, '-inf', digits(now))
+  local ended = redis.call('ZRANGEBYSCORE', OPEN, '-inf', now)
   if #ended == 0 then return end
   for _, member in ipairs(ended) do
     held = held - tonumber(string.match(member, ':(%d+)$'))
-    redis.call('ZADD', LAPSED, digits(now), member)
+    redis.call('ZADD', LAPSED, now, member)
   end
-  redis.call('ZREMRANGEBYSCORE', OPEN, '-inf', digits(now))
-  redis.call('ZREMRANGEBYSCORE', LAPSED, '-inf', digits(now - KEEP))
-  redis.call('PEXPIRE', LAPSED, digits(KEEP / 1000))
+  redis.call('ZREMRANGEBYSCORE', OPEN, '-inf', now)
+  redis.call('ZREMRANGEBYSCORE', LAPSED, '-inf', now - KEEP)
+  redis.call('PEXPIRE', LAPSED, math.ceil(KEEP / 1000))
 end
 
 -- When `need` units will have left the log: an instant in µs. More than it holds: if all in flight were taken now, then.
 local function freed(key, base, need)
-  local entry = redis.call('ZRANGEBYSCORE', key, digits(base + need), '+inf', 'LIMIT', 0, 1)
+  local entry = redis.call('ZRANGEBYSCORE', key, base + need, '+inf', 'LIMIT', 0, 1)
   return leaves(entry[1] or bucket)
 end
 
+-- Numbers are handed to redis.call as they are: it writes a whole number with all its digits (Lua's own conversion would not).
+-- Most calls change only what is held.
 local function save()
-  redis.call('HSET', K, 'taken', digits(taken), 'gone', digits(gone), 'rejected', digits(rejected), 'rgone', digits(rgone),
-             'held', digits(held), 'last', digits(now))
+  if taken == before[1] and gone == before[2] and rejected == before[3] and rgone == before[4] then
+    redis.call('HSET', K, 'held', held, 'last', now)
+  else
+    redis.call('HSET', K, 'taken', taken, 'gone', gone, 'rejected', rejected, 'rgone', rgone, 'held', held, 'last', now)
+  end
 end
 
 if exists then

@@ -41,6 +41,6 @@ if (hourly and sent + held + n > hourly) or (total and taken + held + n > total)
 end
 
 held = held + n
-redis.call('ZADD', OPEN, digits(now + lease), member)
+redis.call('ZADD', OPEN, now + lease, member)
 save()
 return {'ok', now}

@@ -22,11 +22,11 @@ else
 end
 if accepted > 0 then
   taken = taken + accepted
-  redis.call('ZADD', LOG, digits(taken), digits(bucket))
+  redis.call('ZADD', LOG, taken, bucket)
 end
 if bounced > 0 then
   rejected = rejected + bounced
-  redis.call('ZADD', RLOG, digits(rejected), digits(bucket))
+  redis.call('ZADD', RLOG, rejected, bucket)
 end
 save()
 local over = accepted > 0 and ((hourly and taken - gone > hourly) or (total and taken > total))

@@ -11,15 +11,17 @@ Promises:
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from relay.quota.ledger import Hold, Ledger, Refusal, Settlement
-from relay.store.client import StoreUnavailable
+from relay.store.client import StoreRefused, StoreUnavailable
 
 SLOT = 256
 """Octets of one entry of the table."""
@@ -66,20 +68,27 @@ class Table:
     def write(self, charge: Charge) -> None:
         """Enter a hold, or change what is to be charged for it; raises OSError when the disk is full."""
         slot = self._slots.get(charge.id)
+        is_new = slot is None
         if slot is None:
-            if self._free:
-                slot = self._free.pop()
-            else:
-                slot, self._end = self._end, self._end + 1
-            self._slots[charge.id] = slot
-        os.pwrite(self._fd, charge.line(), slot * SLOT)
+            if not self._free:
+                self._free.append(self._end)
+                self._end += 1
+            slot = self._free[-1]
+        if os.pwrite(self._fd, charge.line(), slot * SLOT) != SLOT:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if is_new:
+            self._slots[charge.id] = self._free.pop()
 
     def clear(self, id: str) -> None:
         """Forget a hold that is settled."""
         slot = self._slots.pop(id, None)
         if slot is not None:
-            os.pwrite(self._fd, _FREE, slot * SLOT)
+            with suppress(OSError):  # what stays is settled once more by `recover`, without effect
+                os.pwrite(self._fd, _FREE, slot * SLOT)
             self._free.append(slot)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._slots
 
     def close(self) -> None:
         """Close the file, and remove it if nothing is left in it."""
@@ -121,20 +130,16 @@ class Teller:
 
     async def reserve(self, user: str, id: str, units: int, generation: int) -> Hold | Refusal:
         """Hold capacity for a message, or say why not; raises StoreUnavailable, then nothing may be sent under this id."""
-        if self._kept:
-            raise StoreUnavailable("charges wait to be recorded first")
         charge = Charge(user, id, units, 0, 0)
-        try:
-            self._table.write(charge)
-        except OSError as error:
-            raise StoreUnavailable(f"{self._table.path}: {error.strerror}") from None
+        problem = "charges wait to be recorded first" if self._kept else self._enter(charge)
+        if problem is not None:
+            if id in self._table:
+                self._keep(charge)  # it was reserved before, and the caller will not come back for it
+            raise StoreUnavailable(problem)
         try:
             answer = await self.ledger.reserve(user, id, units, generation)
-        except StoreUnavailable:
-            self._keep(charge)  # the hold may exist: its reply was lost
-            raise
         except BaseException:
-            self._keep(charge)
+            self._keep(charge)  # the hold may exist: its reply was lost
             raise
         if isinstance(answer, Refusal):
             self._table.clear(id)
@@ -144,10 +149,10 @@ class Teller:
         """Take or release what was held; None if the store did not answer: the charge is kept and will be recorded."""
         charge = Charge(hold.user, hold.id, hold.units, accepted, rejected)
         if accepted or rejected:
-            self._mark(charge)
+            self._enter(charge)  # if that fails, memory still has it: only a kill at this very moment could lose it
         try:
             settlement = await self.ledger.settle(charge.user, charge.id, charge.units, accepted, rejected)
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreRefused):
             self._keep(charge)
             return None
         except BaseException:
@@ -156,11 +161,13 @@ class Teller:
         self._table.clear(charge.id)
         return settlement
 
-    def _mark(self, charge: Charge) -> None:
+    def _enter(self, charge: Charge) -> str | None:
+        """Write to the table; returns what prevents it."""
         try:
             self._table.write(charge)
-        except OSError:
-            return  # memory still has it; only a kill at this very moment could lose it
+        except OSError as error:
+            return f"{self._table.path}: {error.strerror}"
+        return None
 
     def _keep(self, charge: Charge) -> None:
         self._kept.append(charge)
@@ -173,7 +180,7 @@ class Teller:
             charge = self._kept[0]
             try:
                 settlement = await self.ledger.settle(charge.user, charge.id, charge.units, charge.accepted, charge.rejected)
-            except StoreUnavailable:
+            except (StoreUnavailable, StoreRefused):
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
                 continue
@@ -194,7 +201,10 @@ async def recover(path: Path, ledger: Ledger, on_settled: Callable[[Charge, Sett
 
     Waits for the process to be dead (one whose supervisor was killed may still be draining), and for the store.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
     try:
         while not _is_abandoned(fd):
             await asyncio.sleep(0.05)
@@ -210,7 +220,7 @@ async def recover(path: Path, ledger: Ledger, on_settled: Callable[[Charge, Sett
         answers = await asyncio.gather(*calls, return_exceptions=True)
         again = []
         for charge, answer in zip(left, answers, strict=True):
-            if isinstance(answer, StoreUnavailable):
+            if isinstance(answer, StoreUnavailable | StoreRefused):
                 again.append(charge)
             elif isinstance(answer, BaseException):
                 raise answer

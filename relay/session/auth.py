@@ -94,10 +94,9 @@ async def verify(house: House, id: str, address: str, mechanism: str, claim: Cre
     loop = asyncio.get_running_loop()
     floor = loop.time() + house.rules.failure_floor
     try:
-        wait, user = await asyncio.gather(
-            house.throttle.check(address, claim.name), house.registry.verify_user(claim.name, claim.password)
-        )
-        if wait > 0:
+        wait = await house.throttle.check(address, claim.name)
+        user = None if wait else await house.registry.verify_user(claim.name, claim.password)
+        if wait:
             reply = Reply(454, "7.0", f"Too many failed attempts; retry-after={wait}")
         elif user is None:
             await house.throttle.failed(address, claim.name)

@@ -100,7 +100,9 @@ class Transaction:
             if answer.reason == "unknown":
                 await self._house.registry.find_user(self._user.name)  # raises if it is the store that forgot
         except (StoreUnavailable, StoreRefused) as error:
-            self._hold, self._refusal = None, STORE_DOWN
+            held, self._hold, self._refusal = self._hold, None, STORE_DOWN
+            if held is not None:  # it could not be checked anew, so it is given back, now or when the store answers again
+                await self._house.teller.settle(held, 0)
             self.refused_for = "store"
             self._house.journal.refused(self.id, self._user.name, "store", self.units, str(STORE_DOWN), None)
             self._house.report_store(self.id, error)

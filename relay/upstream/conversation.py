@@ -66,15 +66,15 @@ class Conversation(asyncio.Protocol):
         if len(code) < 3 or not code.isdigit() or not b"200" <= code < b"600" or line[3:4] not in (b" ", b"-", b""):
             self._break(f"no SMTP reply: {line[:80]!r}")
             return
+        if self._owed == 0:
+            self._break(f"a reply to no command: {line[:80]!r}")
+            return
         if self._lines and code != self._code:
             self._break(f"a reply of several codes: {line[:80]!r}")
             return
         self._code = code
         self._lines.append(line[4:].decode("utf-8", "replace"))
         if line[3:4] != b"-":
-            if self._owed == 0:
-                self._break(f"a reply to no command: {line[:80]!r}")
-                return
             self._owed -= 1
             self._replies.append((int(code), "\n".join(self._lines)))
             self._lines = []

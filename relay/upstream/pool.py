@@ -51,9 +51,9 @@ class Pool:
             try:
                 return await self._use(session, envelope, message, progress)
             except Broken:
-                if progress.stage is not Stage.ENVELOPE:
+                if progress.stage is Stage.DOT:
                     raise
-                # It had died while idle; nothing of the message was offered.
+                # It had died while idle; nothing of the message's content was offered.
         session = await connect(self.route, self._context, self._hostname)
         return await self._use(session, envelope, message, progress)
 

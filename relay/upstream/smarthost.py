@@ -26,6 +26,9 @@ from relay.upstream.route import Route
 # Replies that speak of this relay's login or of its command sequence, never of the message.
 _OUR_FAULTS = frozenset({500, 502, 503, 504, 530, 534, 535, 538})
 
+WIND_UP = 2.0
+"""Seconds in which a session must become fit again after a refusal: the client is waiting for the verdict it already has."""
+
 
 class Stage(Enum):
     """How far a transaction came."""
@@ -152,22 +155,25 @@ class Smarthost:
             return verdicts
         progress.stage = Stage.DATA
         code, text = await (self._conversation.reply() if in_one_flight else self._conversation.ask(b"DATA\r\n"))
+        if code < 400 and code != 354:
+            raise Broken(f"answered DATA with {code}")
         if code != 354:
+            verdict = self._verdict(code, text)
             await self._wind_up()
-            return dict.fromkeys(envelope.recipients, self._verdict(code, text))
-        progress.stage = Stage.DOT
+            return dict.fromkeys(envelope.recipients, verdict)
         self._conversation.send(message.prefix, message.wire, b".\r\n", replies=1)
+        progress.stage = Stage.DOT
         code, text = await self._conversation.reply()
         if 300 <= code < 400:
             raise Broken(f"answered the final dot with {code}")
-        if code == 421:
-            self.abort()
         return dict.fromkeys(envelope.recipients, self._verdict(code, text))
 
     async def _hear_envelope(self, envelope: Envelope, rcpts: list[bytes], pipelining: bool) -> dict[Recipient, Verdict]:
         """The replies to MAIL and RCPT: verdicts for all if anyone was refused, nothing if DATA may follow."""
         talk = self._conversation
         code, text = await talk.reply()
+        if code == 421 and self.messages > 1:  # it had enough of this session, not of the message
+            raise Broken(f"closed by the smarthost: {text}")
         if code >= 300:
             return dict.fromkeys(envelope.recipients, self._verdict(code, text))
         refused: dict[Recipient, Verdict] = {}
@@ -185,22 +191,23 @@ class Smarthost:
     async def _wind_up(self) -> None:
         """Make the session fit for another transaction after a refusal, or end it: the verdicts stand either way."""
         try:
-            while self._conversation.owed:
-                code, _ = await self._conversation.reply()
-                if code == 354:  # with nobody to send to, the dot that ends it might be taken for a message
-                    raise Broken("DATA accepted without a recipient")
-            code, _ = await self._conversation.ask(b"RSET\r\n")
+            async with asyncio.timeout(WIND_UP):
+                while self._conversation.owed:
+                    code, _ = await self._conversation.reply()
+                    if code == 354:  # with nobody to send to, the dot that ends it might be taken for a message
+                        raise Broken("DATA accepted without a recipient")
+                code, _ = await self._conversation.ask(b"RSET\r\n")
             if code != 250:
                 raise Broken(f"answered RSET with {code}")
-        except Broken:
+        except (Broken, TimeoutError):
             self.abort()
 
-    @staticmethod
-    def _verdict(code: int, text: str) -> Verdict:
-        """What a reply says of the recipients it concerns."""
+    def _verdict(self, code: int, text: str) -> Verdict:
+        """What a reply says of the recipients it concerns; one that ends the session ends it."""
         if code < 300:
             return Delivered(from_upstream(code, text))
         if code == 421:
+            self.abort()
             return Deferred(Reply(451, "3.2", "upstream said: " + from_upstream(code, text).text))
         reply = from_upstream(code, text)
         if code in _OUR_FAULTS:
