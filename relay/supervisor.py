@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from prometheus_client import multiprocess
+from prometheus_client import multiprocess, values
 
 from relay.config import ConfigError, Settings
 from relay.daemon import (
@@ -152,7 +152,9 @@ class Supervisor:
             metrics.mkdir(parents=True)
         except OSError as error:
             raise StartError(f"data.directory: {error.filename}: {error.strerror}") from None
-        self._environment["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+        self._environment["PROMETHEUS_MULTIPROC_DIR"] = os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+        # prometheus-client looked for the directory when it was imported; values made from now on are shared as well.
+        values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
         return lock
 
     def _take_ports(self) -> None:

@@ -35,6 +35,9 @@ async def test_capacity_held_by_a_killed_worker_is_back_within_two_seconds(place
         await _until_sent(relay, user)
         usage = await relay.usage(user)
         assert (usage["sent_in_window"], usage["in_flight"]) == (1, 0)
+        _, figures = await relay.get("/metrics")
+        assert 'relay_worker_deaths_total{role="smtp"} 2.0' in figures
+        assert 'relay_messages_total{outcome="taken"} 1.0' in figures
 
 
 def _send_until_cut(relay: Relay, user: User) -> None:
