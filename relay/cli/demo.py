@@ -104,6 +104,7 @@ def _port(wanted: int) -> int:
     """The port if it is free, else any other."""
     for port in (wanted, 0):
         with closing(socket.socket()) as sock, suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection that just ended does not count
             sock.bind(("127.0.0.1", port))
             found: int = sock.getsockname()[1]
             return found
