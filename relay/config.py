@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
-    NestedSecretsSettingsSource,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -176,9 +177,7 @@ class JournalSettings(Section):
 class Settings(BaseSettings):
     """Everything the relay is told, frozen."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True, secrets_nested_delimiter="__"
-    )
+    model_config = SettingsConfigDict(env_prefix="RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     smtp: Smtp = Smtp()
     api: Api = Api()
@@ -200,18 +199,6 @@ class Settings(BaseSettings):
             )
         return self
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        secrets = NestedSecretsSettingsSource(file_secret_settings, secrets_nested_delimiter="__", env_prefix="")
-        return init_settings, env_settings, secrets, TomlConfigSettingsSource(settings_cls)
-
 
 def load(path: Path | None = None, secrets: Path | None = None) -> Settings:
     """Read the settings; `path` is the TOML file, `secrets` a directory of files named section__key (default: systemd's credentials).
@@ -227,14 +214,52 @@ def load(path: Path | None = None, secrets: Path | None = None) -> Settings:
     if path is not None:
         _check_readable(path)
 
+    given = _read_secrets(secrets) if secrets is not None else {}
+
     class _Bound(Settings):
         model_config = SettingsConfigDict(toml_file=path)
 
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return env_settings, InitSettingsSource(settings_cls, given), TomlConfigSettingsSource(settings_cls)
+
     try:
-        # The secrets directory reaches the source through this argument of BaseSettings.
-        return _Bound(_secrets_dir=secrets)
+        return _Bound()
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_line(error)}") from None
+    except SettingsError as error:
+        # Its text names the field; its cause would show the value.
+        raise ConfigError(f"environment: {error}; JSON is expected") from None
+
+
+def _read_secrets(folder: Path) -> dict[str, Any]:
+    """The settings in a directory of secrets: files named section__key. Others are somebody else's, a key file for instance."""
+    found: dict[str, Any] = {}
+    for file in sorted(folder.iterdir()):
+        section, nested, key = file.name.lower().partition("__")
+        if not nested or not file.is_file():
+            continue
+        if section not in Settings.model_fields:
+            raise ConfigError(f"{file}: unknown section {section!r}; known: {', '.join(Settings.model_fields)}")
+        try:
+            text = file.read_text().strip()
+        except OSError as error:
+            raise ConfigError(f"{file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{file}: not text") from None
+        place = found.setdefault(section, {})
+        *path, last = key.split("__")
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = text
+    return found
 
 
 def _check_readable(path: Path) -> None:

@@ -48,7 +48,8 @@ class Charge:
         """Read an entry; None if the slot is free or was never finished."""
         words = slot.partition(b"\n")
         parts = words[0].decode("ascii", "replace").split(" ")
-        if not words[1] or len(parts) != 5:
+        # After a power failure a block may hold anything.
+        if not words[1] or len(parts) != 5 or not all(part.isascii() and part.isdigit() for part in parts[2:]):
             return None
         return cls(parts[0], parts[1], int(parts[2]), int(parts[3]), int(parts[4]))
 

@@ -1,0 +1,271 @@
+"""The settings: where they come from, which source wins, and how a mistake is named in one line."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from relay.config import ConfigError, Listen, Settings, load
+
+PASSWORD = "correct-horse-battery"
+Write = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting comes from the environment of this run."""
+    for name in list(os.environ):
+        if name.upper().startswith("RELAY_") or name == "CREDENTIALS_DIRECTORY":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Write:
+    """Write a configuration file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "relay.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    """An empty directory of secrets."""
+    path = tmp_path / "secrets"
+    path.mkdir()
+    return path
+
+
+def refusal(path: Path | None = None, secrets: Path | None = None) -> str:
+    """The one line that says why the settings cannot be used."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, secrets)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+# -- where settings come from ------------------------------------------------------------------------------------------------
+
+
+def test_without_any_source_the_defaults_hold() -> None:
+    settings = load()
+    assert settings.smtp.listen == (Listen(address="127.0.0.1", port=2525, tls="none", auth_without_tls=True),)
+    assert settings.quota.window_seconds == 3600
+
+
+def test_the_file_is_read(toml: Write) -> None:
+    settings = load(toml('[smtp]\nworkers = 3\n[[smtp.listen]]\nport = 25\n[[smtp.listen]]\nport = 26\n[quota]\nunit = "recipients"\n'))
+    assert settings.smtp.workers == 3
+    assert [listen.port for listen in settings.smtp.listen] == [25, 26]
+    assert settings.quota.unit == "recipients"
+
+
+def test_a_listener_in_the_file_offers_no_auth_without_tls_unless_told(toml: Write) -> None:
+    assert load(toml("[[smtp.listen]]\nport = 25\n")).smtp.listen[0].auth_without_tls is False
+
+
+def test_two_underscores_in_a_variable_nest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_SMTP__WORKERS", "5")
+    monkeypatch.setenv("RELAY_SMTP__LISTEN", '[{"port": 465}]')
+    monkeypatch.setenv("RELAY_STORE__URL", "redis://host/0")
+    settings = load()
+    assert settings.smtp.workers == 5
+    assert settings.smtp.listen[0].port == 465
+    assert settings.store.url.get_secret_value() == "redis://host/0"
+
+
+def test_a_variable_changes_one_key_of_a_section_and_leaves_the_others(toml: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_SMTP__WORKERS", "5")
+    settings = load(toml("[smtp]\nworkers = 3\nmax_recipients = 7\n"))
+    assert (settings.smtp.workers, settings.smtp.max_recipients) == (5, 7)
+
+
+def test_a_secret_is_read_from_a_file_without_its_newline(secrets: Path) -> None:
+    (secrets / "upstream__password").write_text(f"{PASSWORD}\n")
+    assert load(secrets=secrets).upstream.password.get_secret_value() == PASSWORD
+
+
+def test_systemd_credentials_are_found(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (secrets / "upstream__password").write_text(PASSWORD)
+    (secrets / "store__url").write_text("rediss://relay:x@store/0")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(secrets))
+    settings = load()
+    assert settings.upstream.password.get_secret_value() == PASSWORD
+    assert settings.store.url.get_secret_value() == "rediss://relay:x@store/0"
+
+
+def test_a_credential_that_is_no_setting_is_left_alone(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (secrets / "key").write_bytes(bytes(range(224, 256)))
+    (secrets / "upstream__password").write_text(PASSWORD)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(secrets))
+    monkeypatch.setenv("RELAY_ACCOUNTS__KEY_FILE", str(secrets / "key"))
+    settings = load()
+    assert settings.accounts.key_file == secrets / "key"
+    assert settings.upstream.password.get_secret_value() == PASSWORD
+
+
+def test_the_environment_wins_over_a_secret_and_a_secret_over_the_file(toml: Write, secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = toml('[upstream]\npassword = "of the file"\nhost = "of.the.file"\n[store]\nurl = "redis://file"\n')
+    (secrets / "upstream__password").write_text("of the secret")
+    (secrets / "store__url").write_text("redis://secret")
+    monkeypatch.setenv("RELAY_STORE__URL", "redis://environment")
+    settings = load(path, secrets)
+    assert settings.store.url.get_secret_value() == "redis://environment"
+    assert settings.upstream.password.get_secret_value() == "of the secret"
+    assert settings.upstream.host == "of.the.file"
+    assert settings.upstream.port == Settings().upstream.port
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = load()
+    with pytest.raises(ValidationError):
+        settings.smtp = settings.smtp  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        settings.smtp.workers = 1  # type: ignore[misc]
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[smtp]\nworkrs = 3\n", "smtp.workrs: unknown key"),
+        ("[smpt]\nworkers = 3\n", "smpt: unknown key"),
+        ("workers = 3\n", "workers: unknown key"),
+        ("[[smtp.listen]]\nport = 25\n[[smtp.listen]]\nprt = 26\n", "smtp.listen.1.prt: unknown key"),
+        ('[smtp]\nworkers = "many"\n', "smtp.workers: "),
+        ("[smtp]\nworkers = -1\n", "smtp.workers: "),
+        ("smtp = 3\n", "smtp: "),
+        ('[[smtp.listen]]\ntls = "tls"\n', "smtp.listen.0.tls: "),
+        ("[[smtp.listen]]\nport = 65536\n", "smtp.listen.0.port: "),
+        ('[smtp]\nhostname = "a b"\n', "smtp.hostname: "),
+        ("[smtp]\nlisten = []\n", "at least one [[smtp.listen]]"),
+        ('[smtp.tls]\ncertificate = "a.pem"\n', "smtp.tls: certificate and key go together"),
+        ('[quota]\nunit = "bytes"\n', "quota.unit: "),
+        ('[store]\nmaxmemory = "much"\n', "store.maxmemory: "),
+        ('[upstream]\nusername = "me"\n', "username: refused with security"),
+        ('[upstream]\nwhen_unavailable = "spool"\n', "upstream.when_unavailable: "),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_with_the_file_and_the_key(text: str, named: str, toml: Write) -> None:
+    path = toml(text)
+    line = refusal(path)
+    assert line.startswith(f"{path}: ")
+    assert named in line
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+def test_a_listener_with_tls_needs_a_certificate(tls: str, toml: Write) -> None:
+    text = f'[[smtp.listen]]\nport = 465\ntls = "{tls}"\n'
+    assert f'tls.certificate: needed by the listener on port 465 (tls = "{tls}")' in refusal(toml(text))
+    assert load(toml(text + '[smtp.tls]\ncertificate = "a.pem"\nkey = "a.key"\n')).smtp.tls.key == Path("a.key")
+
+
+def test_a_lease_must_outlive_the_message_it_is_for(toml: Write) -> None:
+    line = refusal(toml("[quota]\nlease_seconds = 323.9\n"))
+    assert "quota.lease_seconds: 323.9 is shorter than" in line
+    assert line.endswith("= 324")
+    assert load(toml("[quota]\nlease_seconds = 324\n")).quota.lease_seconds == 324
+    assert "quota.lease_seconds: 420" in refusal(toml("[smtp]\ndata_deadline_seconds = 400\n"))
+
+
+def test_an_unknown_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_SMTP__WORKRS", "5")
+    assert "smtp.workrs: unknown key" in refusal()
+
+
+def test_a_variable_of_an_unknown_section_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_SMPT__WORKERS", "5")
+    assert "RELAY_SMPT__WORKERS: unknown section 'smpt'" in refusal()
+
+
+def test_a_variable_of_the_wrong_type_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_SMTP__WORKERS", "many")
+    assert "smtp.workers: " in refusal()
+
+
+@pytest.mark.parametrize(("name", "section"), [("RELAY_SMTP", "smtp"), ("RELAY_SMTP__LISTEN", "smtp"), ("RELAY_STORE", "store")])
+def test_a_variable_that_is_not_json_where_it_must_be_is_named(name: str, section: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, PASSWORD)
+    line = refusal()
+    assert section in line
+    assert PASSWORD not in line
+
+
+def test_an_unknown_secret_is_named(secrets: Path) -> None:
+    (secrets / "upstream__passwrd").write_text(PASSWORD)
+    line = refusal(secrets=secrets)
+    assert "upstream.passwrd: unknown key" in line
+    assert PASSWORD not in line
+
+
+def test_a_secret_of_an_unknown_section_is_named(secrets: Path) -> None:
+    (secrets / "upstrem__password").write_text(PASSWORD)
+    line = refusal(secrets=secrets)
+    assert "upstrem" in line
+    assert PASSWORD not in line
+
+
+def test_a_secret_that_is_not_text_is_named(secrets: Path) -> None:
+    (secrets / "upstream__password").write_bytes(b"\xff\xfe")
+    assert "upstream__password" in refusal(secrets=secrets)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "missing.toml") == f"{tmp_path / 'missing.toml'}: No such file or directory"
+    assert refusal(tmp_path) == f"{tmp_path}: Is a directory"
+
+
+def test_a_file_that_is_not_toml_is_named_with_the_line(toml: Write) -> None:
+    assert "not TOML: " in (line := refusal(toml("[smtp]\nworkers\n")))
+    assert "line 2" in line
+
+
+def test_a_directory_of_secrets_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal(secrets=tmp_path / "missing") == f"{tmp_path / 'missing'}: not a directory (secrets)"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "missing"))
+    assert "not a directory" in refusal()
+
+
+# -- secrets stay secret -----------------------------------------------------------------------------------------------------
+
+
+def test_no_secret_is_in_what_the_settings_print(toml: Write) -> None:
+    path = toml(f'[upstream]\nsecurity = "tls"\nusername = "me"\npassword = "{PASSWORD}"\n[store]\nurl = "redis://me:{PASSWORD}@host/0"\n')
+    settings = load(path)
+    assert settings.upstream.password.get_secret_value() == PASSWORD
+    for text in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.upstream), str(settings.store)):
+        assert PASSWORD not in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[upstream]\nusername = "me"\npassword = "{PASSWORD}"\n',
+        f'[upstream]\npassword = ["{PASSWORD}"]\n',
+        f'[upstream]\npasswrd = "{PASSWORD}"\n',
+        f'[store]\nurl = {{ a = "redis://me:{PASSWORD}@host" }}\n',
+        f'[store]\nurl = "redis://me:{PASSWORD}@host"\n[quota]\nlease_seconds = 1\n',
+        f'upstream = "{PASSWORD}"\n',
+        f"[upstream]\npassword = {PASSWORD}\n",
+    ],
+)
+def test_no_secret_is_in_an_error(text: str, toml: Write) -> None:
+    assert PASSWORD not in refusal(toml(text))
+
+
+def test_no_secret_is_in_an_errors_causes(toml: Write) -> None:
+
+    with pytest.raises(ConfigError) as caught:
+        load(toml(f'[upstream]\nusername = "me"\npassword = "{PASSWORD}"\n'))
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))
