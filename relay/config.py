@@ -197,6 +197,12 @@ class Settings(BaseSettings):
                 f"quota.lease_seconds: {self.quota.lease_seconds:g} is shorter than smtp.data_deadline_seconds + "
                 f"upstream.forward_deadline_seconds + store.timeout_seconds + {LEASE_MARGIN:g} = {needed:g}"
             )
+        cut = self.upstream.forward_deadline_seconds + self.store.timeout_seconds
+        if self.smtp.drain_seconds < cut:
+            raise ValueError(
+                f"smtp.drain_seconds: {self.smtp.drain_seconds:g} would cut off messages on their way, at least "
+                f"upstream.forward_deadline_seconds + store.timeout_seconds = {cut:g} are needed"
+            )
         return self
 
 

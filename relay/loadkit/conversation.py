@@ -343,9 +343,11 @@ class Conversation(asyncio.Protocol):
         try:
             secured = await loop.start_tls(self._transport, self, self._manners.certificate, server_side=True)
         except (OSError, asyncio.CancelledError):
+            secured = None
+        if secured is None:
             self._transport.abort()
+            self.connection_lost(None)  # which nobody else calls during a handshake
             return
-        assert secured is not None
         self._transport = secured
         self._is_held, self._is_secure, self._helo, self._user = False, True, "", ""
         self._reset()

@@ -122,17 +122,20 @@ class Teller:
         self._table = table
         self._on_settled = on_settled
         self._kept: deque[Charge] = deque()
+        self._odd: deque[Charge] = deque()
         self._replay: asyncio.Task[None] | None = None
 
     @property
     def kept(self) -> int:
         """How many settles wait for the store."""
-        return len(self._kept)
+        return len(self._kept) + len(self._odd)
 
     async def reserve(self, user: str, id: str, units: int, generation: int) -> Hold | Refusal:
         """Hold capacity for a message, or say why not; raises StoreUnavailable, then nothing may be sent under this id."""
         charge = Charge(user, id, units, 0, 0)
-        problem = "charges wait to be recorded first" if self._kept else self._enter(charge)
+        # What the store cannot record for one user (a damaged book) bars that user, not the others.
+        is_barred = self._kept or any(odd.user == user for odd in self._odd)
+        problem = "charges wait to be recorded first" if is_barred else self._enter(charge)
         if problem is not None:
             if id in self._table:
                 self._keep(charge)  # it was reserved before, and the caller will not come back for it
@@ -177,17 +180,21 @@ class Teller:
 
     async def _replay_kept(self) -> None:
         pause = 0.05
-        while self._kept:
-            charge = self._kept[0]
+        while waiting := self._kept or self._odd:
+            charge = waiting[0]
             try:
                 settlement = await self.ledger.settle(charge.user, charge.id, charge.units, charge.accepted, charge.rejected)
-            except (StoreUnavailable, StoreRefused):
+            except StoreUnavailable:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
-                continue
-            self._kept.popleft()
-            self._table.clear(charge.id)
-            self._on_settled(charge, settlement)
+            except StoreRefused:
+                self._odd.append(waiting.popleft())
+                if not self._kept:
+                    await asyncio.sleep(1.0)
+            else:
+                waiting.popleft()
+                self._table.clear(charge.id)
+                self._on_settled(charge, settlement)
 
     async def close(self, patience: float) -> None:
         """Give the kept charges `patience` seconds; what is left stays in the table for `recover`."""

@@ -154,15 +154,27 @@ class Engine(SMTP):
         self._out.append(bytes(reply))
 
     async def flush(self) -> None:
-        """Send what was said, in one write; waits if the client does not read; raises TimeoutError."""
+        """Send what was said, in one write; waits if the client does not read; raises Gone or TimeoutError."""
         if not self._out:
             return
         if not self._is_lost:
             self._transport.write(b"".join(self._out))
         self._out.clear()
         if self._paused and not self._is_lost:  # type: ignore[attr-defined]
-            async with asyncio.timeout(self._patience):
-                await self._drain_helper()  # type: ignore[attr-defined]
+            try:
+                async with asyncio.timeout(self._patience):
+                    await self._drain_helper()  # type: ignore[attr-defined]
+            except ConnectionError:
+                raise Gone from None
+
+    def leave(self, reply: Reply) -> None:
+        """Say a last thing without waiting; who does not read is cut off."""
+        self.say(reply)
+        if not self._is_lost and not self._transport.is_closing():
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
+        if self._paused:  # type: ignore[attr-defined]
+            self._transport.abort()
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
         """Secure the connection; raises Gone if that fails. Input of before is thrown away (RFC 3207 section 4.2)."""

@@ -92,11 +92,15 @@ class Protocol(Engine):
             while not self._is_closing:
                 await self._obey(await self.line())
                 turns += 1
-                if turns % TURN == 0:
+                if turns % TURN == 0:  # nor does anybody fill the memory with replies that are not read
+                    await self.flush()
                     await asyncio.sleep(0)
         except TimeoutError:
-            await self._close(TIMED_OUT)
-        except (Gone, ConnectionError):
+            self.leave(TIMED_OUT)
+        except asyncio.CancelledError:
+            self.leave(SHUTDOWN)  # the drain's patience is over
+            raise
+        except Gone:
             pass
         except Exception as error:
             # What nobody expected is caught here and nowhere else.
@@ -152,7 +156,7 @@ class Protocol(Engine):
         self.say(reply)
         try:
             await self.flush()
-        except (TimeoutError, ConnectionError):
+        except (Gone, TimeoutError):
             self._transport.abort()
 
     # -- greeting and TLS ----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -69,6 +70,7 @@ class Store:
             plain = "redis://" + url.removeprefix(CLUSTER_SCHEME)
             self._cluster = RedisCluster.from_url(plain, socket_timeout=timeout, socket_connect_timeout=timeout, retry=no_retry)
             self._epoch: bytes | None = None
+            self._starting = asyncio.Lock()
             return
         self._link = Link(Address(url), timeout)
         self._subscriber = Redis.from_url(
@@ -95,6 +97,7 @@ class Store:
             await connection.send_command("GET", EPOCH_KEY)
             found = await connection.read_response()
             if found != self.epoch:
+                await connection.disconnect()  # redis-py would keep it for the next subscription
                 raise StoreForeign(f"epoch {show(found)} instead of {show(self.epoch)}")
 
     # -- calls ---------------------------------------------------------------------------------------------------------------
@@ -121,8 +124,10 @@ class Store:
     async def _ask_cluster(self, command: Command, future: asyncio.Future[Any]) -> None:
         try:
             async with asyncio.timeout(self._timeout):
+                async with self._starting:  # redis-py's Cluster client must not be started by many calls at once
+                    await self._cluster.initialize()
                 answer = await self._cluster.execute_command(*command)
-        except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # redis-py's Cluster client raises more than its own errors when nodes go
             fail(future, _translate(error))
         else:
             if not future.done():
@@ -145,8 +150,7 @@ class Store:
 
     async def subscribe(self, channel: str) -> AsyncIterator[str | None]:
         """Yield None once the subscription stands, then each message; raises StoreUnavailable when it is lost."""
-        client = self._any_node() if self.is_cluster else self._subscriber
-        async with client.pubsub() as pubsub:
+        async with self._any_node() if self.is_cluster else nullcontext(self._subscriber) as client, client.pubsub() as pubsub:
             try:
                 await pubsub.subscribe(channel)
                 is_asked = False

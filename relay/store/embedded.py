@@ -222,10 +222,10 @@ class Embedded:
             delay = 0.1 if time.monotonic() - began > STEADY else min(delay * 2, 10.0)
             self._on_event("store_died", f"exit status {self._process.returncode}, next start in {delay:g} s")
             await asyncio.sleep(delay)
-            self._spawn()
             try:
+                self._spawn()
                 await self._answers(timeout)
-            except EmbeddedError as error:  # a full disk, say: try again, ever slower
+            except (EmbeddedError, OSError) as error:  # a full disk, say: try again, ever slower
                 self._on_event("store_start_failed", str(error))
                 self._kill()
             else:

@@ -37,7 +37,8 @@ async def inspect(store: Store) -> list[str]:
     if info.get("aof_enabled") != "1":
         return ["store: no append-only file; everything since the last snapshot is lost when it stops"]
     try:
-        answer = await _anywhere(store, "CONFIG", "GET", "appendfsync")
+        # redis-py routes a command of two words in a Cluster only when they are given as one.
+        answer = await _anywhere(store, *(["CONFIG GET"] if store.is_cluster else ["CONFIG", "GET"]), "appendfsync")
     except StoreRefused:
         return ["store: appendfsync cannot be read (CONFIG is refused); unless it is 'always', a power failure loses acknowledged sends"]
     fsync = _text(next(iter(answer.values())) if isinstance(answer, dict) else answer[1])

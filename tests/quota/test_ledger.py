@@ -1,0 +1,69 @@
+"""Histories that once broke a rule of the ledger, and would be found by chance only."""
+
+from __future__ import annotations
+
+from relay.quota.ledger import Hold, Ledger, Refusal, key
+from relay.quota.limit import Rules
+from relay.store.client import Store
+
+CLOCK = "local function clock() return tonumber(redis.call('GET', KEYS[1] .. ':clock')) end\n"
+START = 1_800_000_000
+RULES = Rules(window=10, lease=4.0, rejected_minimum=2)
+
+
+async def user_at(store: Store, second: int, hourly: int | str) -> Ledger:
+    """A user and its clock."""
+    await store.command("HSET", key("ada"), "status", "E", "ostatus", "E", "gen", 1, "hourly", hourly, "total", "")
+    await clock(store, second)
+    return Ledger(store, RULES, CLOCK)
+
+
+async def clock(store: Store, second: int) -> None:
+    await store.command("SET", f"{key('ada')}:clock", (START + second) * 1_000_000)
+
+
+async def send(ledger: Ledger, id: str, accepted: int, rejected: int) -> None:
+    assert isinstance(await ledger.reserve("ada", id, 1, 1), Hold)
+    assert (await ledger.settle("ada", id, 1, accepted, rejected)).outcome == "ok"
+
+
+async def test_the_instant_is_that_of_the_limit_that_stays_full_longer(store: Store) -> None:
+    ledger = await user_at(store, 0, 1)
+    await send(ledger, "r1", 0, 1)
+    await clock(store, 3)
+    await send(ledger, "r2", 0, 1)
+    await store.command("HSET", key("ada"), "hourly", 2)
+    await clock(store, 5)
+    await send(ledger, "s1", 1, 0)
+    await send(ledger, "s2", 1, 0)
+    await store.command("HSET", key("ada"), "hourly", 1)
+    # One send fits when both have left, at 16; one rejection when the first has, at 11.
+    answer = await ledger.reserve("ada", "x", 1, 1)
+    assert isinstance(answer, Refusal)
+    assert (answer.reason, answer.retry_after, answer.at) == ("hourly", 11, START + 16)
+
+
+async def test_the_instant_waits_for_the_rejected_where_they_leave_last(store: Store) -> None:
+    ledger = await user_at(store, 0, 1)
+    await send(ledger, "s1", 1, 0)
+    await store.command("HSET", key("ada"), "hourly", 2)
+    await clock(store, 4)
+    for id in ("r1", "r2", "r3", "r4"):
+        await send(ledger, id, 0, 1)
+    await store.command("HSET", key("ada"), "hourly", 1)
+    answer = await ledger.reserve("ada", "x", 1, 1)
+    assert isinstance(answer, Refusal)
+    assert (answer.reason, answer.at) == ("hourly", START + 15)  # at 11 there is room for the send, but not yet for its rejection
+    await clock(store, 11)
+    refused = await ledger.reserve("ada", "x", 1, 1)
+    assert isinstance(refused, Refusal) and (refused.reason, refused.at) == ("rejected", START + 15)
+    await clock(store, 15)
+    assert isinstance(await ledger.reserve("ada", "x", 1, 1), Hold)
+
+
+async def test_a_user_whose_hourly_limit_is_nothing_waits_for_ever(store: Store) -> None:
+    ledger = await user_at(store, 0, 0)
+    usage = await ledger.usage("ada")
+    assert usage is not None and usage.retry_after is None
+    answer = await ledger.reserve("ada", "x", 1, 1)
+    assert isinstance(answer, Refusal) and (answer.reason, answer.retry_after) == ("never", None)

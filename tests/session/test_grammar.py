@@ -1,0 +1,73 @@
+"""The arguments of MAIL and RCPT: one meaning each, whichever way they are read."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from relay.mail.address import is_mailbox
+from relay.mail.envelope import Recipient
+from relay.mail.reply import Reply
+from relay.session.grammar import Sender, parse_mail, parse_rcpt, same_mailbox
+
+SIMPLE = st.from_regex(rb"[A-Za-z0-9+_=\-]{1,70}@([A-Za-z0-9-]{1,64}\.){1,7}[A-Za-z]{1,25}", fullmatch=True)
+ODD = st.text(st.sampled_from('ab.@<>"\\:;,=+ \t\r\n\0\x1c\u00fcSIZERET'), max_size=30).map(lambda text: text.encode("latin-1"))
+
+
+@given(SIMPLE)
+@example(b"a@b-.com")
+@example(b"a@" + b".".join([b"d" * 63] * 4) + b".com")
+@example(b"l" * 64 + b"@" + b".".join([b"d" * 63] * 3) + b".com")
+def test_the_short_way_accepts_nothing_that_the_strict_one_refuses(address: bytes) -> None:
+    sender, recipient = parse_mail(b"FROM:<%b>" % address, 1000), parse_rcpt(b"TO:<%b>" % address)
+    # A trailing space makes it go the long way.
+    assert sender == parse_mail(b"FROM:<%b> " % address, 1000)
+    assert recipient == parse_rcpt(b"TO:<%b> " % address)
+    assert isinstance(sender, Sender) == is_mailbox(address.decode()) == isinstance(recipient, Recipient)
+
+
+@given(ODD | st.binary(max_size=60), st.sampled_from([b"FROM:", b"from:", b"TO:", b"To:", b""]))
+def test_whatever_is_said_is_read_or_refused_in_one_line(argument: bytes, keyword: bytes) -> None:
+    for read in (parse_rcpt(keyword + argument), parse_mail(keyword + argument, 1000)):
+        match read:
+            case Reply() as reply:
+                assert reply.code in (501, 552, 553, 555)
+                assert bytes(reply).count(b"\n") == 1 and bytes(reply)[:-2].decode("ascii").isprintable()
+            case Recipient() as recipient:
+                assert is_mailbox(recipient.address)
+                assert (recipient.notify + recipient.orcpt).isprintable() and " " not in recipient.notify + recipient.orcpt
+            case Sender() as sender:
+                assert not sender.address or is_mailbox(sender.address)
+                assert " " not in sender.envid + sender.ret + sender.body
+
+
+XTEXT = st.lists(st.sampled_from(["a", "+2B", "+3D", "/", "@", "<", ">", ";"]), min_size=1, max_size=20).map("".join)
+
+
+@given(XTEXT)
+def test_xtext_is_carried_as_it_was_sent(value: str) -> None:
+    sender = parse_mail(f"FROM:<a@b.example> ENVID={value} RET=hdrs AUTH={value}".encode(), 1000)
+    assert sender == Sender("a@b.example", ret="HDRS", envid=value)
+    assert parse_rcpt(f"TO:<a@b.example> ORCPT=rfc822;{value}".encode()) == Recipient("a@b.example", orcpt=f"rfc822;{value}")
+
+
+@pytest.mark.parametrize("value", ["+2b", "+2", "+", "a+zz", "a=b", "\u00e4"])
+def test_what_is_no_xtext_is_refused(value: str) -> None:
+    for read in (parse_mail(f"FROM:<a@b.c> ENVID={value}".encode(), 9), parse_rcpt(f"TO:<a@b.c> ORCPT=x;{value}".encode())):
+        assert isinstance(read, Reply) and read.code in (501, 553)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_one"),
+    [("NEVER", True), ("never", True), ("SUCCESS", True), ("DELAY,FAILURE,SUCCESS", True), ("", False), ("NEVER,NEVER", False),
+     ("NEVER,DELAY", False), ("DELAY,", False), (",", False), ("DELAY, FAILURE", False), ("FAILURE,FAILURE", False), ("OTHER", False)],
+)  # fmt: skip
+def test_notify_is_never_alone_or_each_of_the_others_once(value: str, is_one: bool) -> None:
+    read = parse_rcpt(f"TO:<a@b.c> NOTIFY={value}".encode())
+    assert read == Recipient("a@b.c", value.upper()) if is_one else isinstance(read, Reply)
+
+
+def test_one_mailbox_is_known_by_its_domain_in_any_case() -> None:
+    assert same_mailbox(Recipient("a@B.c"), Recipient("a@b.C", "NEVER"))
+    assert not same_mailbox(Recipient("A@b.c"), Recipient("a@b.c"))

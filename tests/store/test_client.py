@@ -1,0 +1,165 @@
+"""The client answers every call with its own answer or StoreUnavailable, and sends nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from relay.store.client import Script, Store, StoreRefused, StoreUnavailable
+from tests.store.proxy import Proxy
+
+COUNT = Script.of("return redis.call('INCR', KEYS[1])")
+WRONG = Script.of("return redis.call('LPUSH', KEYS[1], 'x')")
+
+
+@pytest.fixture
+async def proxy(store: Store, place: Path) -> AsyncIterator[Proxy]:
+    proxy = Proxy(str(place / "data" / "store.sock"))
+    yield proxy
+    await proxy.stop()
+
+
+@pytest.fixture
+async def far(proxy: Proxy) -> AsyncIterator[Store]:
+    """A client behind the wire."""
+    client = Store(await proxy.start(), timeout=0.3)
+    assert await client.command("PING") in (b"PONG", True)
+    yield client
+    await client.close()
+
+
+async def test_answers_keep_their_order_with_errors_in_between(store: Store) -> None:
+    await store.command("SET", "text", "x")
+    calls = [store.command("INCR", "text") if number % 3 == 1 else store.command("ECHO", str(number)) for number in range(300)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    for number, answer in enumerate(answers):
+        if number % 3 == 1:
+            assert isinstance(answer, StoreRefused) and "not an integer" in str(answer)
+        else:
+            assert answer == str(number).encode()
+
+
+async def test_the_calls_of_many_tasks_never_mix(store: Store) -> None:
+    async def task(name: int) -> None:
+        for number in range(20):
+            text = f"{name}.{number}".encode()
+            assert await store.command("ECHO", text) == text
+
+    await asyncio.gather(*(task(name) for name in range(50)))
+
+
+async def test_many_raises_the_first_error_and_has_sent_all(store: Store) -> None:
+    await store.command("SET", "text", "x")
+    with pytest.raises(StoreRefused):
+        await store.many([("INCR", "a"), ("INCR", "text"), ("INCR", "b")])
+    assert await store.many([("GET", "a"), ("GET", "b")]) == [b"1", b"1"]
+
+
+async def test_a_caller_that_gives_up_does_not_disturb_the_others(store: Store) -> None:
+    async def ask(number: int) -> bytes:
+        answer: bytes = await store.command("ECHO", str(number))
+        return answer
+
+    tasks = [asyncio.create_task(ask(number)) for number in range(100)]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    for number, answer in enumerate(answers):
+        if number % 2:
+            assert answer == str(number).encode()
+        else:
+            assert isinstance(answer, asyncio.CancelledError)
+    assert await ask(7) == b"7"
+
+
+async def test_a_silent_store_is_unavailable_and_later_calls_work(proxy: Proxy, far: Store) -> None:
+    proxy.mode = "swallow"
+    calls = [far.command("ECHO", str(number)) for number in range(3)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
+    proxy.mode = "pass"
+    assert await asyncio.gather(*(far.command("ECHO", f"later {number}") for number in range(3))) == [b"later 0", b"later 1", b"later 2"]
+
+
+async def test_an_answer_that_comes_too_late_is_nobody_elses(place: Path, store: Store) -> None:
+    impatient = Store(f"unix://{place / 'data' / 'store.sock'}", timeout=0.1)
+    await impatient.command("PING")
+    with pytest.raises(StoreUnavailable):
+        await impatient.command("BLPOP", "nothing", "0.15")
+    assert await asyncio.gather(*(impatient.command("ECHO", str(number)) for number in range(5))) == [b"0", b"1", b"2", b"3", b"4"]
+    await asyncio.sleep(0.1)
+    assert await impatient.command("ECHO", "own") == b"own"
+    await impatient.close()
+
+
+@pytest.mark.parametrize("loss", ["swallow", "cut"])
+async def test_a_script_whose_reply_was_lost_has_run_once(proxy: Proxy, far: Store, store: Store, loss: str) -> None:
+    assert await far.run(COUNT, "counter") == 1
+    proxy.mode = "cut" if loss == "cut" else "swallow"
+    with pytest.raises(StoreUnavailable):
+        await far.run(COUNT, "counter")
+    proxy.mode = "pass"
+    assert await far.command("ECHO", "x") == b"x"
+    assert await store.command("GET", "counter") == b"2"
+
+
+async def test_every_call_on_a_lost_connection_is_carried_out_at_most_once(proxy: Proxy, far: Store, store: Store) -> None:
+    await far.run(COUNT, "counter")
+    proxy.mode = "cut"
+    answers = await asyncio.gather(*(far.run(COUNT, "counter") for _ in range(20)), return_exceptions=True)
+    assert all(isinstance(answer, StoreUnavailable) for answer in answers)
+    proxy.mode = "pass"
+    await asyncio.gather(*(far.run(COUNT, "counter") for _ in range(5)))
+    assert 6 <= int(await store.command("GET", "counter")) <= 26
+
+
+async def test_a_store_that_is_not_there_is_unavailable_and_found_when_it_comes(place: Path, store: Store) -> None:
+    late = Proxy(str(place / "data" / "store.sock"))
+    url = await late.start()
+    await late.stop()
+    client = Store(url, timeout=0.5)
+    with pytest.raises(StoreUnavailable):
+        await client.command("PING")
+    await client.close()
+
+
+async def test_a_script_the_server_forgot_is_sent_whole(store: Store) -> None:
+    assert await store.run(COUNT, "counter") == 1
+    await store.command("SCRIPT", "FLUSH")
+    assert await asyncio.gather(*(store.run(COUNT, "counter") for _ in range(5))) == [2, 3, 4, 5, 6]
+
+
+async def test_an_error_in_a_script_is_the_stores_refusal(store: Store) -> None:
+    await store.command("SET", "text", "x")
+    with pytest.raises(StoreRefused, match="WRONGTYPE"):
+        await store.run(WRONG, "text")
+
+
+@pytest.mark.parametrize("text", ["OOM full", "MISCONF disk", "LOADING data", "READONLY replica", "NOREPLICAS too few", "CLUSTERDOWN x"])
+async def test_a_store_that_cannot_work_now_is_unavailable_not_wrong(store: Store, text: str) -> None:
+    with pytest.raises(StoreUnavailable, match=text):
+        await store.run(Script.of(f"return redis.error_reply('{text}')"), "x")
+
+
+async def test_a_subscriber_hears_what_is_published_and_when_its_connection_is_lost(proxy: Proxy, far: Store, store: Store) -> None:
+    heard = far.subscribe("changes")
+    async with asyncio.timeout(5):
+        assert await anext(heard) is None
+        await store.publish("changes", "ada")
+        await store.publish("changes", "bob")
+        assert [await anext(heard), await anext(heard)] == ["ada", "bob"]
+        proxy.mode = "cut"
+        await store.publish("changes", "lost")
+        with pytest.raises(StoreUnavailable):
+            await anext(heard)
+
+
+async def test_octets_of_every_kind_travel_unchanged(store: Store) -> None:
+    every = bytes(range(256)) * 300
+    await store.command("SET", "k", every)
+    assert await store.command("GET", "k") == every
+    assert await store.command("ECHO", "äß\r\n$5\r\n") == "äß\r\n$5\r\n".encode()
