@@ -179,6 +179,11 @@ def test_a_lease_must_outlive_the_message_it_is_for(toml: Write) -> None:
     assert "quota.lease_seconds: 420" in refusal(toml("[smtp]\ndata_deadline_seconds = 400\n"))
 
 
+def test_a_drain_must_not_cut_off_what_is_on_its_way(toml: Write) -> None:
+    assert "smtp.drain_seconds: 21.9 would cut off" in refusal(toml("[smtp]\ndrain_seconds = 21.9\n"))
+    assert load(toml("[smtp]\ndrain_seconds = 22\n")).smtp.drain_seconds == 22
+
+
 def test_an_unknown_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RELAY_SMTP__WORKRS", "5")
     assert "smtp.workrs: unknown key" in refusal()
