@@ -99,6 +99,7 @@ class Api(Section):
     errors_always_200: bool = False
     max_body_bytes: int = Field(1_048_576, ge=1024, le=1 << 26)
     change_wait_seconds: Seconds = 30.0
+    trusted_proxies: tuple[str, ...] = ()
 
 
 class Store(Section):

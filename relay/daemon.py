@@ -23,7 +23,7 @@ from relay.accounts.secrets import Key, KeyUnusable, fingerprint, open_key
 from relay.accounts.throttle import Throttle
 from relay.api.app import create_app
 from relay.api.server import serve_api
-from relay.config import ConfigError, Settings
+from relay.config import LEASE_MARGIN, ConfigError, Settings
 from relay.journal import Journal
 from relay.quota.ledger import CHANGES, Ledger, Settlement
 from relay.quota.limit import Rules
@@ -34,10 +34,7 @@ from relay.store import fitness
 from relay.store.client import Store, StoreForeign
 from relay.store.embedded import socket_url
 from relay.upstream.pool import Pool
-from relay.upstream.route import Route
-
-LEASE_MARGIN = 2.0
-"""Seconds of a lease that are never used."""
+from relay.upstream.route import Route, tls_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +96,10 @@ def route(settings: Settings) -> Route:
 
 
 @asynccontextmanager
-async def open_rooms(settings: Settings, journal: Journal) -> AsyncIterator[Rooms]:
+async def open_rooms(settings: Settings, journal: Journal, may_create_key: bool = True) -> AsyncIterator[Rooms]:
     """Open what every role needs, and close it after; raises ConfigError, Unfit, StoreUnavailable or StoreForeign."""
     try:
-        key = open_key(settings.accounts.key_file or settings.data.directory / "secret.key")
+        key = open_key(settings.accounts.key_file or settings.data.directory / "secret.key", may_create=may_create_key)
     except KeyUnusable as error:
         raise ConfigError(str(error)) from None
     store = Store(store_url(settings), settings.store.timeout_seconds)
@@ -114,13 +111,25 @@ async def open_rooms(settings: Settings, journal: Journal) -> AsyncIterator[Room
 
 
 async def join(rooms: Rooms) -> list[str]:
-    """Make sure that this is our store and fit to be; returns warnings, raises Unfit, StoreUnavailable or StoreForeign."""
-    await fitness.join(rooms.store, epoch_file(rooms.settings))
-    warnings = await fitness.inspect(rooms.store)
+    """Make sure that this is our store and fit to be; returns warnings, raises Unfit, StoreUnavailable or StoreForeign.
+
+    From then on every new connection is made sure of again: it may come back another.
+    """
+    facts = _facts(rooms)
+    try:
+        await fitness.join(rooms.store, epoch_file(rooms.settings))
+        warnings = await fitness.inspect(rooms.store)
+        await fitness.agree(rooms.store, facts)
+    finally:
+        rooms.store.expect(fitness.standing(facts))
+    return warnings
+
+
+def _facts(rooms: Rooms) -> dict[str, str]:
+    """What all nodes of a store must agree on."""
     rules = rooms.ledger.rules
     facts = {"window_seconds": str(rules.window), "resolution_seconds": str(rules.resolution), "unit": rules.unit}
-    await fitness.agree(rooms.store, facts | {"key": fingerprint(rooms.key)})
-    return warnings
+    return facts | {"key": fingerprint(rooms.key)}
 
 
 def settled_in(journal: Journal) -> Callable[[Charge, Settlement], None]:
@@ -186,7 +195,7 @@ async def run_api(settings: Settings, sock: socket.socket, ready: Callable[[], N
         throttle = Throttle(rooms.store, settings.throttle)
         app = create_app(settings, rooms.registry, provisioning(rooms), rooms.ledger, throttle, journal, rooms.store)
         ready()
-        await serve_api(app, sock, stop)
+        await serve_api(app, sock, stop, trusted_proxies=settings.api.trusted_proxies)
 
 
 def provisioning(rooms: Rooms) -> Provisioning:
@@ -200,6 +209,7 @@ def provisioning(rooms: Rooms) -> Provisioning:
 
 async def _rejoin(rooms: Rooms) -> None:
     """A worker starts even on a store that is not ours: it says 454 and 451 until a person has looked."""
+    rooms.store.expect(fitness.standing(_facts(rooms)))
     try:
         await fitness.join(rooms.store, epoch_file(rooms.settings))
     except StoreForeign as error:
@@ -226,7 +236,11 @@ def _doors(settings: Settings, ports: Sequence[int]) -> list[tuple[session.Door,
 
 
 def check_doors(settings: Settings) -> None:
-    """See that the listeners' certificate can be used; raises ListenError."""
+    """See that the certificates of both sides can be used; raises ListenError or ConfigError."""
+    try:
+        tls_context(route(settings))
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"upstream.ca_file: {settings.upstream.ca_file}: {error.strerror or 'not PEM'}") from None
     tls = settings.smtp.tls
     if tls.certificate and tls.key:
         server_context(tls.certificate, tls.key)

@@ -16,7 +16,7 @@ import asyncio
 import ctypes
 import fcntl
 import os
-import shutil
+import pickle
 import signal
 import socket
 import sys
@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Literal
 
 from prometheus_client import multiprocess, values
+from pydantic import SecretStr
 
-from relay.config import ConfigError, Settings
+from relay.config import LEASE_MARGIN, ConfigError, Settings
 from relay.daemon import (
     Rooms,
     check_doors,
@@ -77,7 +78,7 @@ class Worker:
         return f"{self.role}-{self.number}"
 
 
-async def serve(settings: Settings, config: Path | None, roles: tuple[Role, ...], on_ready: Callable[[str], None]) -> None:
+async def serve(settings: Settings, roles: tuple[Role, ...], on_ready: Callable[[str], None]) -> None:
     """Run the relay until SIGTERM or SIGINT; `on_ready` hears one line once every process serves. Raises StartError."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -85,7 +86,7 @@ async def serve(settings: Settings, config: Path | None, roles: tuple[Role, ...]
     try:
         journal = open_journal(settings)
         check_doors(settings)
-        supervisor = Supervisor(settings, config, roles, journal, stop)
+        supervisor = Supervisor(settings, roles, journal, stop)
         await supervisor.run(on_ready)
     except (ConfigError, ListenError, EmbeddedError, Unfit) as error:
         raise StartError(str(error)) from None
@@ -94,9 +95,8 @@ async def serve(settings: Settings, config: Path | None, roles: tuple[Role, ...]
 class Supervisor:
     """The parent of a relay's processes."""
 
-    def __init__(self, settings: Settings, config: Path | None, roles: tuple[Role, ...], journal: Journal, stop: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, roles: tuple[Role, ...], journal: Journal, stop: asyncio.Event) -> None:
         self._settings = settings
-        self._config = config
         self._roles = roles
         self._journal = journal
         self._stop = stop
@@ -112,12 +112,13 @@ class Supervisor:
         if is_embedded and len(self._roles) == 1:
             raise StartError("--role needs store.url: separate roles cannot share an embedded store")
         embedded: Embedded | None = None
-        lock = self._take_folder()
+        locks = self._take_folder()
         try:
             self._take_ports()
             if is_embedded:
                 server = Embedded(settings.data.directory, settings.store.server, settings.store.maxmemory, self._on_store_event)
-                self._environment["RELAY_STORE__URL"] = await server.start()
+                url = SecretStr(await server.start())
+                settings = self._settings = settings.model_copy(update={"store": settings.store.model_copy(update={"url": url})})
                 embedded = server
             async with open_rooms(settings, self._journal) as rooms:
                 await self._await_store(rooms)
@@ -127,7 +128,8 @@ class Supervisor:
                 sock.close()
             if embedded is not None:
                 await embedded.stop()
-            os.close(lock)
+            for lock in locks:
+                os.close(lock)
         if self._failure is not None:
             raise self._failure
 
@@ -137,25 +139,26 @@ class Supervisor:
         else:
             self._journal.alarm(name, text=text)
 
-    def _take_folder(self) -> int:
-        """Make the data directory this relay's, and the place of its figures empty; the lock is the kernel's to free."""
-        folder, roles = self._settings.data.directory, "-".join(self._roles)
-        metrics = folder / "metrics" / roles
+    def _take_folder(self) -> list[int]:
+        """Make the data directory this relay's, one lock a role; the kernel frees them. The roles of a node share their figures."""
+        folder = self._settings.data.directory
+        metrics = folder / "metrics"
+        locks = []
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(folder / f".{roles}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StartError(f"data.directory: {folder} is in use by another relay") from None
-            shutil.rmtree(metrics, ignore_errors=True)
-            metrics.mkdir(parents=True)
+            for role in self._roles:
+                locks.append(os.open(folder / f".{role}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+                fcntl.flock(locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            metrics.mkdir(exist_ok=True)
+            _forget_dead(metrics)
+        except BlockingIOError:
+            raise StartError(f"data.directory: {folder} is in use by another relay") from None
         except OSError as error:
             raise StartError(f"data.directory: {error.filename}: {error.strerror}") from None
         self._environment["PROMETHEUS_MULTIPROC_DIR"] = os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
         # prometheus-client looked for the directory when it was imported; values made from now on are shared as well.
         values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
-        return lock
+        return locks
 
     def _take_ports(self) -> None:
         """See that the ports are free, and keep them: bound without listening, so that they are the workers' alone."""
@@ -235,7 +238,11 @@ class Supervisor:
         delay = 0.1
         while not self._stop.is_set():
             began = time.monotonic()
-            status = await self._live(worker)
+            try:
+                status = await self._live(worker)
+            except OSError as error:  # no more processes or files to be had: try again, ever slower
+                self._journal.alarm("worker_start_failed", worker=worker.name, error=str(error))
+                status = -1
             if worker.role == "smtp":
                 path = holds_folder(self._settings) / f"{worker.incarnation}.holds"
                 if path.exists():
@@ -259,17 +266,23 @@ class Supervisor:
         worker.incarnation = new_incarnation()
         reader, writer = os.pipe()
         command = [sys.executable, "-m", "relay", "worker", "--role", worker.role, "--incarnation", worker.incarnation]
-        command += ["--ready", str(writer)] + (["--config", str(self._config)] if self._config else [])
-        passed = [writer]
+        command += ["--ready", str(writer), "--settings", str(given := self._hand_over())]
+        passed = [writer, given]
         if worker.role == "smtp":
             command += ["--ports", ",".join(map(str, self._ports()))]
         elif self._api_socket is not None:
             command += ["--socket", str(self._api_socket.fileno())]
             passed.append(self._api_socket.fileno())
-        worker.process = await asyncio.create_subprocess_exec(
-            *command, pass_fds=passed, env=self._environment, preexec_fn=_die_with(os.getpid()), start_new_session=True
-        )
-        os.close(writer)
+        try:
+            worker.process = await asyncio.create_subprocess_exec(
+                *command, pass_fds=passed, env=self._environment, preexec_fn=die_with(os.getpid()), start_new_session=True
+            )
+        except OSError:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+            os.close(given)
         self._journal.event("worker_started", worker=worker.name, pid=worker.process.pid, incarnation=worker.incarnation)
         waiting = asyncio.create_task(_await_ready(reader, worker.ready))
         try:
@@ -282,11 +295,29 @@ class Supervisor:
             )
         return status
 
+    def _hand_over(self) -> int:
+        """The settings as this relay was started with, to be read by a child: a file that was changed since counts at a restart."""
+        fd = os.memfd_create("settings")
+        plain = Settings.model_construct(**{name: getattr(self._settings, name) for name in Settings.model_fields})
+        os.write(fd, pickle.dumps(plain))
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
+
     async def _recover(self, path: Path, rooms: Rooms) -> None:
         """Settle what a worker held when it died."""
-        count = await recover(path, rooms.ledger, settled_in(self._journal))
+        try:
+            count = await recover(path, rooms.ledger, settled_in(self._journal))
+        except Exception as error:
+            self._journal.bug(path.stem, error)
+            return
         if count:
             self._journal.event("holds_returned", incarnation=path.stem, holds=count)
+
+    def _drain_bound(self) -> float:
+        """The longest a worker's drain takes: its patience, and then what is still on its way."""
+        settings = self._settings
+        margin = settings.upstream.forward_deadline_seconds + settings.store.timeout_seconds + LEASE_MARGIN
+        return settings.smtp.drain_seconds + margin + settings.store.timeout_seconds
 
     async def _stop_workers(self, workers: list[Worker], keeping: dict[str, asyncio.Task[None]]) -> None:
         """SMTP first, so that the API can still be asked while mail drains."""
@@ -297,7 +328,7 @@ class Supervisor:
             tasks = {keeping[worker.name] for worker in these}
             if not tasks:
                 continue
-            _, left = await asyncio.wait(tasks, timeout=self._settings.smtp.drain_seconds + KILL_AFTER)
+            _, left = await asyncio.wait(tasks, timeout=self._drain_bound() + KILL_AFTER)
             if left:
                 for worker in these:
                     _signal(worker, signal.SIGKILL)
@@ -306,13 +337,21 @@ class Supervisor:
                 task.result()
 
 
+def _forget_dead(metrics: Path) -> None:
+    """Remove the figures of processes that ended long ago; those of another role of this node stay."""
+    for file in metrics.glob("*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if not Path(f"/proc/{pid}").exists():
+            file.unlink(missing_ok=True)
+
+
 def _signal(worker: Worker, number: int) -> None:
     if worker.process is not None and worker.process.returncode is None:
         with suppress(ProcessLookupError):
             worker.process.send_signal(number)
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def die_with(parent: int) -> Callable[[], None]:
     """What a child does between fork and exec: ask to be told when its parent dies."""
 
     def before_exec() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from relay.store.embedded import find_server
 
 
 def free_port() -> int:
@@ -202,3 +205,24 @@ async def running(folder: Path, upstream: int, extra: str = "", workers: int = 2
     finally:
         if relay.process is not None:
             await relay.stop()
+
+
+@asynccontextmanager
+async def store_server(port: int, folder: Path, options: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
+    """A store of the operator's own, which outlives the relays that use it."""
+    server = await asyncio.create_subprocess_exec(find_server(), "-", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL)
+    assert server.stdin is not None
+    server.stdin.write(f"port {port}\nbind 127.0.0.1\nsave ''\nappendonly yes\nappendfsync always\ndir {folder}\n{options}".encode())
+    server.stdin.close()
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                break
+            await asyncio.sleep(0.02)
+        yield server
+    finally:
+        if server.returncode is None:
+            server.kill()
+        await server.wait()

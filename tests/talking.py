@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import smtplib
+import time
 
 from tests.running import Relay, User
 
@@ -32,3 +34,14 @@ def try_login(relay: Relay, user: User) -> tuple[int, bytes]:
         client.ehlo()
         claim = base64.b64encode(f"\0{user.name}\0{user.password}".encode()).decode()
         return client.docmd("AUTH", f"PLAIN {claim}")
+
+
+async def until_reply(relay: Relay, user: User, timeout: float = 10) -> str:
+    """The reply to one message, as soon as anybody listens again."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        try:
+            return (await asyncio.to_thread(relay.send, user))[0]
+        except (OSError, smtplib.SMTPException):
+            await asyncio.sleep(0.1)
+    raise AssertionError("nobody listens")

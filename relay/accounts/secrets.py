@@ -78,10 +78,12 @@ def fingerprint(key: Key) -> str:
     return key.check
 
 
-def open_key(path: Path) -> Key:
-    """Read the key file, made with 0600 at its first use; raises KeyUnusable."""
+def open_key(path: Path, *, may_create: bool = True) -> Key:
+    """Read the key file, made with 0600 at its first use if it may be; raises KeyUnusable."""
     try:
         if not path.exists():
+            if not may_create:
+                raise KeyUnusable(f"accounts.key_file: {path}: not there yet; is --config right, and was the relay started once?")
             _create(path)
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,8 +23,11 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve_api(app: FastAPI, sock: socket.socket, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set; requests under way are finished first. The socket is closed on return."""
+async def serve_api(app: FastAPI, sock: socket.socket, stop: asyncio.Event, *, trusted_proxies: Sequence[str] = ()) -> None:
+    """Serve until `stop` is set; requests under way are finished first. The socket is closed on return.
+
+    Only `trusted_proxies` (addresses or networks) may name a client other than themselves: guessing is counted by address.
+    """
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -33,8 +36,8 @@ async def serve_api(app: FastAPI, sock: socket.socket, stop: asyncio.Event) -> N
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE,
-        # A proxy on this machine may name the client; whatever comes from elsewhere may not.
-        forwarded_allow_ips="127.0.0.1,::1",
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=list(trusted_proxies),
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve([sock]))

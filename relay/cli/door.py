@@ -63,7 +63,7 @@ async def opened(config: Path | None, is_joining: bool = True) -> AsyncIterator[
     """Open the rooms; `is_joining` makes sure of the store first (without it nothing was asked of it yet)."""
     settings = load(config)
     with _journal(settings) as journal:
-        async with daemon.open_rooms(settings, journal) as rooms:
+        async with daemon.open_rooms(settings, journal, may_create_key=False) as rooms:
             if is_joining:
                 await daemon.join(rooms)
             yield Door(settings, journal, rooms.store, rooms.ledger, rooms.registry, daemon.provisioning(rooms))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import pickle
 import socket
 import sys
 from collections.abc import Coroutine
@@ -44,7 +45,7 @@ def serve(
         _fail(f"--role: {role}: no such role; smtp or api")
     settings = _load(config)
     try:
-        _loop(supervise(settings, config, roles[role], lambda line: typer.echo(f"relay is ready: {line}", err=True)))
+        _loop(supervise(settings, roles[role], lambda line: typer.echo(f"relay is ready: {line}", err=True)))
     except StartError as error:
         _fail(str(error))
 
@@ -63,12 +64,13 @@ def worker(
     role: Annotated[str, typer.Option()],
     incarnation: Annotated[str, typer.Option()],
     ready: Annotated[int, typer.Option()],
-    config: Config = None,
+    given: Annotated[int, typer.Option("--settings")],
     ports: Annotated[str, typer.Option()] = "",
     sock: Annotated[int, typer.Option("--socket")] = -1,
 ) -> None:
     """One process of a relay; started by `relay serve`, not by hand."""
-    settings = _load(config)
+    with os.fdopen(given, "rb") as file:
+        settings: Settings = pickle.load(file)  # noqa: S301 - written by our own supervisor, into memory only we share
 
     def tell() -> None:
         # What exists now lives as long as the process: the collector need not look at it again.

@@ -78,7 +78,10 @@ class Listeners:
             self._servers.append(await loop.create_server(factory, sock=sock, backlog=BACKLOG, ssl=context))
 
     async def drain(self, patience: float) -> None:
-        """Stop accepting, tell the idle 421, and give what is under way `patience` seconds."""
+        """Stop accepting, tell the idle 421, and give what is under way `patience` seconds.
+
+        Then uploads are cut off. A message that is being forwarded is not: it ends within the forward deadline and the time to settle.
+        """
         house = self._house
         house.is_draining = True
         for server in self._servers:
@@ -87,6 +90,11 @@ class Listeners:
             connection.drain()
         if house.tasks:
             await asyncio.wait(set(house.tasks), timeout=patience)
+        for connection in list(house.connections):
+            if not connection.is_forwarding:
+                connection.cut()
+        if house.tasks:
+            await asyncio.wait(set(house.tasks), timeout=house.rules.forward_margin)
         for task in set(house.tasks):
             task.cancel()
         if house.tasks:

@@ -56,6 +56,8 @@ class Protocol(Engine):
         self._sender: Sender | None = None
         self._recipients: list[Recipient] = []
         self._doom: Reply | None = None
+        self._transaction: Transaction | None = None
+        self._is_verdict = False
         self._is_busy = self._is_closing = self._is_asked_for = self._is_wary = False
         self._errors = self._auth_failures = self._refusals = self._taken = self._messages = 0
 
@@ -69,9 +71,9 @@ class Protocol(Engine):
         self._id = self._house.next_id()
         self._house.connections.add(self)
         self._house.journal.connected(self._id, self._address, self._door.port, self.is_tls)
-        task = self._events.create_task(self._converse())
-        self._house.tasks.add(task)
-        task.add_done_callback(self._house.tasks.discard)
+        self._task = self._events.create_task(self._converse())
+        self._house.tasks.add(self._task)
+        self._task.add_done_callback(self._house.tasks.discard)
 
     def drain(self) -> None:
         """The relay shuts down: say so now if nothing is under way, else after it."""
@@ -82,6 +84,15 @@ class Protocol(Engine):
             self._transport.close()
             self._is_half_closed = True
             self._wake()
+
+    def cut(self) -> None:
+        """The drain's patience is over."""
+        self._task.cancel()
+
+    @property
+    def is_forwarding(self) -> bool:
+        """Whether a message of this connection is on its way: what happens to it now must be heard to its end."""
+        return self._transaction is not None and self._transaction.is_forwarding
 
     # -- the loop ------------------------------------------------------------------------------------------------------------
 
@@ -124,12 +135,12 @@ class Protocol(Engine):
         if self._doom is not None:
             await self._close(self._doom)
             return
-        self._is_busy = True
+        self._is_busy, self._is_verdict = True, False
         reply = await self._answer(line)
         self._is_busy = False
         if reply is None:
             return
-        if reply.code in (500, 501, 502, 503, 555):
+        if reply.code in (500, 501, 502, 503, 555) and not self._is_verdict:
             self._errors += 1
             if self._errors > MAX_ERRORS:
                 reply = Reply(421, "7.0", "Too many errors, closing")
@@ -292,15 +303,18 @@ class Protocol(Engine):
             return Reply(503, "5.1", "MAIL first")
         if not self._recipients:
             return Reply(503, "5.1", "No valid recipients")
-        transaction = self._begin(self._sender)
+        transaction = self._transaction = self._begin(self._sender)
         self._reset()
         try:
             reply = await transaction.run(self)
+            self._is_verdict = True  # whatever its code, it does not speak of this client's commands
         except (Gone, TimeoutError):
             raise
         except Exception as error:  # a bug: the client keeps its message
             self._house.journal.bug(transaction.id, error)
             return BUG
+        finally:
+            self._transaction = None
         self._taken += transaction.is_taken
         return self._heed(transaction, reply)
 

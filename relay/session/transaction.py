@@ -61,6 +61,8 @@ class Transaction:
         self.refused_for: str | None = None
         """Why the ledger refused it, for the session to act on."""
         self.is_taken = False
+        self.is_forwarding = False
+        """It is on its way to the smarthost, or its outcome to the ledger; bounded by the forward deadline and the store's time-out."""
 
     async def run(self, client: Client) -> Reply:
         """Take the message or refuse it, and say so; raises Gone if the client leaves before its final dot."""
@@ -170,6 +172,7 @@ class Transaction:
         only = envelope.recipients[0].address if len(envelope.recipients) == 1 else ""
         prefix = trace.prefix(header, self._hop, self.id, formatdate(), only)
         began = time.monotonic()
+        self.is_forwarding = True
         verdicts = await house.forward(envelope, Message(prefix, wire))
         end = dispose(verdicts, self.id)
         hold, self._hold = self._hold, None

@@ -28,7 +28,7 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from relay.store.fault import StoreForeign, StoreRefused, StoreUnavailable, translate_text
-from relay.store.link import EPOCH_KEY, Address, Argument, Command, Link, fail, show
+from relay.store.link import EPOCH_KEY, Address, Argument, Command, Link, Verify, fail, show
 
 __all__ = ["EPOCH_KEY", "Argument", "Command", "Script", "Store", "StoreForeign", "StoreRefused", "StoreUnavailable"]
 
@@ -89,6 +89,11 @@ class Store:
             self._epoch = value
         else:
             self._link.epoch = value
+
+    def expect(self, verify: Verify) -> None:
+        """Let every new connection stand this too before it is used. A Cluster is checked at start only."""
+        if not self.is_cluster:
+            self._link.verify = verify
 
     async def _greet(self, connection: Any) -> None:
         """Make a subscriber's connection prove whose store it leads to."""

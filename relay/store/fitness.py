@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.store.client import EPOCH_KEY, Store, StoreForeign, StoreRefused
+from relay.store.link import Ask, Verify
 
 META_KEY = "relay:meta"
 OLDEST = (7, 0)
@@ -55,6 +56,22 @@ async def agree(store: Store, facts: Mapping[str, str]) -> None:
         found = _text(await store.command("HGET", META_KEY, name))
         if found != value:
             raise Unfit(f"store: its nodes were set up with {name} = {found}, this one has {value}; they must agree")
+
+
+def standing(facts: Mapping[str, str]) -> Verify:
+    """What each new connection must stand: a server that came back evicting, or counting otherwise, is not used."""
+
+    async def verify(ask: Ask) -> None:
+        info = _parse_info(await ask("INFO", "memory"))
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise StoreForeign(f"maxmemory-policy is {policy}: it would evict accounts and counters")
+        flat = await ask("HGETALL", META_KEY)
+        for name, value in zip(flat[::2], flat[1::2], strict=True):
+            if facts.get(_text(name), _text(value)) != _text(value):
+                raise StoreForeign(f"its nodes were set up with {_text(name)} = {_text(value)}, this one has {facts[_text(name)]}")
+
+    return verify
 
 
 async def join(store: Store, file: Path) -> bool:

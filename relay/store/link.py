@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import hiredis
@@ -23,6 +23,9 @@ from relay.store.fault import StoreForeign, StoreRefused, StoreUnavailable, tran
 EPOCH_KEY = b"relay:epoch"
 Argument = bytes | str | int
 Command = tuple[Argument, ...]
+
+Ask = Callable[..., Awaitable[Any]]
+Verify = Callable[[Ask], Awaitable[None]]
 
 _NOTHING: Any = object()
 
@@ -56,6 +59,8 @@ class Link:
 
     def __init__(self, address: Address, timeout: float) -> None:
         """`timeout` bounds in seconds each call, and the making of a connection."""
+        self.verify: Verify | None = None
+        """What a connection must stand besides, before it is used; raises StoreUnavailable."""
         self._epoch: bytes | None = None
         self._address = address
         self._timeout = timeout
@@ -121,6 +126,8 @@ class Link:
                 await self._ask(wire, command)
             if self._epoch is not None and (found := await self._ask(wire, ("GET", EPOCH_KEY))) != self._epoch:
                 raise StoreForeign(f"epoch {show(found)} instead of {show(self._epoch)}")
+            if self.verify is not None:
+                await self.verify(lambda *command: self._ask(wire, command))
         except BaseException:
             wire.close()
             raise
@@ -252,4 +259,4 @@ def show(value: bytes | None) -> str:
     return "none" if value is None else value.decode("ascii", "replace")
 
 
-__all__: Sequence[str] = ("EPOCH_KEY", "Address", "Argument", "Command", "Link", "fail", "show")
+__all__: Sequence[str] = ("EPOCH_KEY", "Address", "Argument", "Ask", "Command", "Link", "Verify", "fail", "show")

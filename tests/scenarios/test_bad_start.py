@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.store.embedded import find_server
-from tests.running import Relay, free_port, running
+from tests.running import Relay, free_port, running, store_server
 
 
 async def _fails(relay: Relay) -> str:
@@ -83,16 +82,11 @@ async def test_a_data_directory_in_use_by_another_relay_is_one_line(place: Path)
 )
 async def test_a_store_that_would_evict_accounts_is_one_line(place: Path, options: str, expected: str) -> None:
     port = free_port()
-    server = await asyncio.create_subprocess_exec(find_server(), "-", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL)
-    assert server.stdin is not None
-    server.stdin.write(f"port {port}\nbind 127.0.0.1\nsave ''\ndir {place}\n{options}".encode())
-    server.stdin.close()
-    try:
-        async with running(place / "relay", 1, extra=f"[store]\nurl = 'redis://127.0.0.1:{port}'\n", is_started=False) as relay:
-            assert expected in await _fails(relay)
-    finally:
-        server.kill()
-        await server.wait()
+    async with (
+        store_server(port, place, options),
+        running(place / "relay", 1, extra=f"[store]\nurl = 'redis://127.0.0.1:{port}'\n", is_started=False) as relay,
+    ):
+        assert expected in await _fails(relay)
 
 
 async def test_roles_cannot_share_an_embedded_store(place: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from relay.loadkit.script import Script
 from relay.loadkit.sink import Sink
 from tests.running import Relay, User, running
+from tests.talking import until_reply
 
 
 async def test_capacity_held_by_a_killed_worker_is_back_within_two_seconds(place: Path, sink: Sink) -> None:
@@ -32,7 +33,7 @@ async def test_capacity_held_by_a_killed_worker_is_back_within_two_seconds(place
         await asyncio.gather(*waiting)
 
         sink.script = Script()
-        await _until_sent(relay, user)
+        assert (await until_reply(relay, user)).startswith("250 ")
         usage = await relay.usage(user)
         assert (usage["sent_in_window"], usage["in_flight"]) == (1, 0)
         _, figures = await relay.get("/metrics")
@@ -52,16 +53,3 @@ async def _until(relay: Relay, user: User, in_flight: int) -> None:
             return
         await asyncio.sleep(0.02)
     raise AssertionError(f"never {in_flight} in flight")
-
-
-async def _until_sent(relay: Relay, user: User) -> None:
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        try:
-            replies = await asyncio.to_thread(relay.send, user)
-        except (OSError, smtplib.SMTPException):
-            await asyncio.sleep(0.1)
-            continue
-        assert replies[0].startswith("250 "), replies
-        return
-    raise AssertionError("no worker came back")
