@@ -7,6 +7,8 @@ import base64
 import smtplib
 import time
 
+from relay.quota.ledger import key
+from relay.store.client import Store
 from tests.running import Relay, User
 
 
@@ -45,3 +47,8 @@ async def until_reply(relay: Relay, user: User, timeout: float = 10) -> str:
         except (OSError, smtplib.SMTPException):
             await asyncio.sleep(0.1)
     raise AssertionError("nobody listens")
+
+
+async def generation_of(store: Store, name: str) -> int:
+    """A user's credential generation, under which a test may reserve in its name."""
+    return int(await store.command("HGET", key(name), "gen"))

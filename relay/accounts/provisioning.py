@@ -1,13 +1,16 @@
 """Provisioning: the only writer of accounts.
 
 Promises:
-- When a call that takes something away returns (a lowered limit, a status of disabled, a new password, a removal), no message that
-  was let in before can be taken any more: each hold that was open is settled or was checked anew. Where holds outlast the wait,
-  the journal says so (`change_overtaken`). Each change is published, so that workers act on connections that are open.
+- When a call returns that sets a limit, a status of disabled or a new password, or that removes, no message that was let in before
+  can be taken any more: each hold that was open is settled or was checked anew. So it is for a call that repeats another or gives
+  a little more, for that other may still be waiting. Where holds outlast the wait, the journal says so (`change_overtaken`). Each
+  change is published, so that workers act on connections that are open.
 - An account is in its index before it exists, so a listing never misses one; what a crash leaves behind is an index entry alone.
 - A name or an owner id is never given twice, and a user that was deleted is never brought back by a change that comes late.
-- A user has its owner's status from the start and always: whoever writes a copy of it last has read it anew since.
-- Who is not found is said to be unknown only after the store has proved to be ours.
+- A user has its owner's status from the start and always: it is made disabled, gets the status that was read once it could be
+  found, unless who changed it since was faster, and whoever writes a copy of a change last has read it anew since.
+- A session of a user that was deleted never becomes one of a user of the same name that is made later.
+- Who is not found is said to be unknown only after the store has proved to be ours; what cannot be a name is looked for all the same.
 
 Who may ask for a change is left to the callers, except that a change can be confined to one owner's users.
 """
@@ -16,18 +19,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
+from secrets import randbits
 from typing import Any, Final
 
 from relay.accounts import secrets
-from relay.accounts.owner import OWNERS, PROFILES, Owner, owner_key, users_key
+from relay.accounts.owner import OWNERS, PROFILES, Owner, is_owner_id, owner_key, users_key
 from relay.accounts.registry import Registry
 from relay.accounts.secrets import Key, SlowHash, is_generated_password
-from relay.accounts.user import User, is_generated_name, is_limit, parse_user, user_key, write_limit
+from relay.accounts.user import IN_THE_MAKING, User, is_generated_name, is_limit, parse_user, user_key, write_limit
 from relay.journal import Journal
 from relay.mail.address import is_user_name
-from relay.quota.ledger import CHANGES, Ledger
+from relay.quota.ledger import CHANGES, Ledger, read_holds
 from relay.store import fitness
 from relay.store.client import Argument, Script, Store, StoreForeign
 
@@ -37,9 +42,11 @@ SLICES = 64
 """How many waits for holds run side by side when an owner with many users is disabled."""
 MAX_PASSWORD = 128
 MAX_OWNER_NAME = 64
+NOBODY = "-"
+"""Stands for an owner id or a name without the form of one, which may not even be text, so that it costs the same work."""
 
-_CREATE, _EDIT, _DELETE, _AMEND, _ENLIST, _UNLIST = (
-    Script.load("relay.accounts", f"{name}.lua") for name in ("create", "edit", "delete", "amend", "enlist", "unlist")
+_CREATE, _JOIN, _EDIT, _DELETE, _AMEND, _ENLIST, _UNLIST = (
+    Script.load("relay.accounts", f"{name}.lua") for name in ("create", "join", "edit", "delete", "amend", "enlist", "unlist")
 )
 
 
@@ -51,6 +58,8 @@ class Keep(Enum):
 
 KEEP: Final = Keep.KEEP
 Limit = int | None
+Holds = dict[str, int]
+"""Open holds, as the ledger shows them."""
 
 
 class NotDone(Exception):
@@ -132,27 +141,28 @@ class Provisioning:
         self._journal.event("owner_enabled" if is_enabled else "owner_disabled", owner=owner_id)
         status = _status(is_enabled)
         while True:
-            names = await self._copy_status(owner_id, status)
+            held = await self._copy_status(owner_id, status)
             # Another command may have changed it while the pages were written: who writes last must have read it since.
             found = await self._owner_status(owner_id)
             if found == status:
                 break
             status = found
         if status == "D":
-            await self._settle_down(names)
-        return len(names)
+            await self._settle_down(held)
+        return len(held)
 
     async def _amend(self, owner_id: str, field: str, value: Argument) -> None:
         if not await self._store.run(_AMEND, owner_key(owner_id), field, value):
             raise await self._unknown_owner()
 
-    async def _copy_status(self, owner_id: str, status: str) -> list[str]:
-        names: list[str] = []
+    async def _copy_status(self, owner_id: str, status: str) -> dict[str, Holds]:
+        """Write an owner's status to each of its users; returns them with their open holds."""
+        held: dict[str, Holds] = {}
         async for page in self._registry.user_pages(owner_id):
-            found = [entry.user.name for entry in page]
-            await asyncio.gather(*(self._edit(name, owner_id, "ostatus", status) for name in found))
-            names += found
-        return names
+            names = [entry.user.name for entry in page]
+            edits = await asyncio.gather(*(self._edit(name, owner_id, "ostatus", status) for name in names))
+            held |= {name: edit[1] if edit else {} for name, edit in zip(names, edits, strict=True)}
+        return held
 
     async def _owner_status(self, owner_id: str) -> str:
         found: bytes | None = await self._store.command("HGET", owner_key(owner_id), "status")
@@ -191,11 +201,11 @@ class Provisioning:
     async def _create(self, owner_id: str, name: str, hourly: Limit, total: Limit, *secret: tuple[str, Argument]) -> User | None:
         """Write a user, its index entry first; None if the name is taken."""
         score = repr(self._next_score())
-        status = await self._store.run(_ENLIST, owner_key(owner_id), score, name)
-        if status is None:
+        if await self._store.run(_ENLIST, owner_key(owner_id), score, name) is None:
             raise await self._unknown_owner()
+        generation = randbits(48)  # one that no user of this name ever had: old sessions must not become this one's
         fields: list[tuple[str, Argument]] = [
-            ("owner", owner_id), ("status", "E"), ("ostatus", status), ("gen", 1),
+            ("owner", owner_id), ("status", "E"), ("ostatus", IN_THE_MAKING), ("gen", generation),
             ("hourly", write_limit(hourly)), ("total", write_limit(total)), *secret,
         ]  # fmt: skip
         holder = await self._store.run(_CREATE, user_key(name), *(part for field in fields for part in field))
@@ -203,12 +213,16 @@ class Provisioning:
             if holder != owner_id.encode():
                 await self._store.run(_UNLIST, users_key(owner_id), score, name)
             return None
-        # The owner's status may have changed between the two writes, too early for set_owner_status to find the user.
-        written = status.decode()
-        while (found := await self._owner_status(owner_id)) != written:
-            written = found
-            await self._edit(name, owner_id, "ostatus", written)
-        return User(name, owner_id, written == "E", 1, hourly, total)
+        return await self._join(User(name, owner_id, True, generation, hourly, total))
+
+    async def _join(self, user: User) -> User:
+        """Give a user in the making its owner's status; returns the user with the one it has.
+
+        From before the status is read, a command that changes it finds the user. What it writes stays.
+        """
+        status = await self._owner_status(user.owner_id)
+        written = await self._store.run(_JOIN, user_key(user.name), user.generation, status)
+        return replace(user, is_enabled=written == b"E")
 
     def _keyed(self, name: str, password: str) -> tuple[tuple[str, Argument], ...]:
         seal = self._key.seal(name, password) if self._is_recoverable else b""
@@ -239,28 +253,32 @@ class Provisioning:
                 changes += [field, write_limit(limit)]
         if is_enabled is not None:
             changes += ["status", _status(is_enabled)]
-        before, after = await self._edit_known(name, owner_id, *changes)
+        after, held = await self._edit_known(name, owner_id, *changes)
+        if is_enabled and not after.is_enabled:
+            after = await self._join(after)  # a crash may have left it in the making
         if changes:
             limits = {"hourly": after.hourly, "total": after.total}
             self._journal.event("user_edited", user=name, owner=after.owner_id, enabled=after.is_enabled, **limits)
-        if _is_less(after.hourly, before.hourly) or _is_less(after.total, before.total) or after.is_enabled < before.is_enabled:
-            await self._settle_down([name])
+        # Whether it is less than before says nothing: another edit that took more may still be waiting.
+        has_limit = any(isinstance(limit, int) for limit in (hourly, total))
+        if changes and (has_limit or not after.is_enabled):
+            await self._settle_down({name: held})
         return after
 
     async def reset_password(self, name: str, *, owner_id: str | None = None) -> str:
         """Give a user a new generated password; the old one is void at once, on open connections too."""
         password = secrets.new_password()
-        fields = dict(self._keyed(name, password))
+        fields = dict(self._keyed(_name_of(name), password))
         fields.setdefault("seal", "")
-        _, after = await self._edit_known(name, owner_id, *(part for field in fields.items() for part in field), "gen", 1)
+        after, held = await self._edit_known(name, owner_id, *(part for field in fields.items() for part in field), "gen", 1)
         self._journal.event("user_password_reset", user=name, owner=after.owner_id)
-        await self._settle_down([name])
+        await self._settle_down({name: held})
         return password
 
     async def delete_user(self, name: str, *, owner_id: str | None = None) -> None:
         """Remove a user and its book. It is disabled first, so that what is in flight ends before its book does."""
-        _, after = await self._edit_known(name, owner_id, "status", "D", "gen", 1)
-        await self._settle_down([name])
+        after, held = await self._edit_known(name, owner_id, "status", "D", "gen", 1)
+        await self._settle_down({name: held})
         index = users_key(after.owner_id)
         score: bytes | float | None = await self._store.command("ZSCORE", index, name)
         holder = await self._store.run(_DELETE, user_key(name), after.owner_id, CHANGES, name)
@@ -269,28 +287,31 @@ class Provisioning:
         if holder is not None:
             self._journal.event("user_deleted", user=name, owner=after.owner_id)
 
-    async def _edit(self, name: str, owner_id: str | None, *changes: Argument) -> tuple[User, User] | None:
-        """Change a user's fields and publish it; the user before and after, None if it is unknown."""
-        answer: Any = await self._store.run(_EDIT, user_key(name), owner_id or "", CHANGES, name, *changes)
+    async def _edit(self, name: str, owner_id: str | None, *changes: Argument) -> tuple[User, Holds] | None:
+        """Change a user's fields and publish it; the user after it and the holds open then, None if it is unknown."""
+        wanted = "" if owner_id is None else owner_id if is_owner_id(owner_id) else NOBODY
+        answer: Any = await self._store.run(_EDIT, user_key(name), wanted, CHANGES, _name_of(name), *changes)
         if answer is None:
             return None
-        before, after = (parse_user(name, row) for row in answer)
-        return (before, after) if before and after else None
+        row, held = answer
+        after = parse_user(name, row)
+        return None if after is None else (after, read_holds(held))
 
-    async def _edit_known(self, name: str, owner_id: str | None, *changes: Argument) -> tuple[User, User]:
+    async def _edit_known(self, name: str, owner_id: str | None, *changes: Argument) -> tuple[User, Holds]:
         found = await self._edit(name, owner_id, *changes)
         if found is None:
             await self._check_store()
             raise UnknownUser(f"unknown user {name!r}")
         return found
 
-    async def _settle_down(self, names: Sequence[str]) -> None:
-        """Wait until nothing that was let in before the change can be taken any more."""
-        slices = [names[i::SLICES] for i in range(min(SLICES, len(names)))]
+    async def _settle_down(self, held: dict[str, Holds]) -> None:
+        """Wait until nothing that was let in before the change can be taken any more; `held` was open when it was written."""
+        items = [item for item in held.items() if item[1]]
+        slices = [dict(items[i::SLICES]) for i in range(min(SLICES, len(items)))]
         waits = await asyncio.gather(*(self._ledger.wait_for_change(part, self._change_wait) for part in slices))
         for part, is_over in zip(slices, waits, strict=True):
             if not is_over:
-                self._journal.event("change_overtaken", user=",".join(part[:20]), users=len(part))
+                self._journal.event("change_overtaken", user=",".join(list(part)[:20]), users=len(part))
 
     # -- misses --------------------------------------------------------------------------------------------------------------
 
@@ -320,9 +341,9 @@ def _check_limits(*limits: Limit) -> None:
         raise BadValue("a limit is a positive whole number up to 10**12")
 
 
+def _name_of(name: str) -> str:
+    return name if is_user_name(name) else NOBODY
+
+
 def _status(is_enabled: bool) -> str:
     return "E" if is_enabled else "D"
-
-
-def _is_less(after: Limit, before: Limit) -> bool:
-    return after is not None and (before is None or after < before)

@@ -17,6 +17,9 @@ FIELDS = ("owner", "status", "ostatus", "gen", "hourly", "total")
 CREDENTIALS = (*FIELDS, "kind", "hash")
 LISTED = (*FIELDS, "seal")
 
+IN_THE_MAKING = "N"
+"""What stands for the owner's status (`ostatus`) until it was read: neither E nor D, and nobody may send under it."""
+
 _GENERATED = re.compile(r"smtp[1-9][0-9]{8}")
 
 
@@ -29,7 +32,8 @@ class User:
     is_enabled: bool
     """Its own status and its owner's."""
     generation: int
-    """Grows with each password reset, so that a session opened with an older password is told apart."""
+    """Starts where none of this name ever was and grows with each password reset, so that a session opened with an older password,
+    or with that of a deleted user of the same name, is told apart."""
     hourly: int | None
     """None is unlimited."""
     total: int | None

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
@@ -128,22 +128,24 @@ class Ledger:
     async def open_holds(self, user: str) -> dict[str, int]:
         """The user's open holds, id:units to the end of the lease in µs; {} without such a user."""
         answer = await self._store.run(self._usage, key(user), *self._rules)
-        return {} if answer[0] == 0 else _pairs(answer[9])
+        return {} if answer[0] == 0 else read_holds(answer[9])
 
-    async def wait_for_change(self, users: Sequence[str], timeout: float) -> bool:
-        """Wait until every hold open now is settled or was checked anew; False if some outlast `timeout` seconds.
+    async def wait_for_change(self, open_then: Mapping[str, Mapping[str, int]], timeout: float) -> bool:
+        """Wait until holds are settled or were checked anew; False if some outlast `timeout` seconds.
 
-        Called after a change was written: when it returns True, no message that was let in under the old state can be taken.
+        `open_then` are each user's open holds as they were read in one step with the change (as `open_holds` shows them): one read
+        later may have been checked anew already, and would be waited for in vain. When this returns True, no message that was let
+        in under the old state can be taken.
         """
         end = time.monotonic() + timeout
-        waiting = {user: holds for user in users if (holds := await self._held(user))}
+        waiting = {user: holds for user, holds in open_then.items() if holds}
         pause = 0.002
         while waiting and time.monotonic() < end:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.1)
             for user, before in list(waiting.items()):
                 now = await self.open_holds(user)
-                # A hold that was checked anew shows a new lease.
+                # A hold that was checked anew shows a later lease.
                 before = {member: lease for member, lease in before.items() if now.get(member) == lease}
                 if before:
                     waiting[user] = before
@@ -151,19 +153,14 @@ class Ledger:
                     del waiting[user]
         return not waiting
 
-    async def _held(self, user: str) -> dict[str, int]:
-        return _pairs(await self._store.command("EVAL", _OPEN, 1, f"{key(user)}:open"))
-
-
-_OPEN = "return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')"
-
 
 def key(user: str) -> str:
     """The key of a user's hash; its braces are the hash tag that all keys of the user share."""
     return f"{{u:{user}}}"
 
 
-def _pairs(flat: list[Any]) -> dict[str, int]:
+def read_holds(flat: Sequence[Any]) -> dict[str, int]:
+    """Read what a script answers for open holds: id:units to the end of the lease in µs."""
     return {flat[i].decode(): int(float(flat[i + 1])) for i in range(0, len(flat), 2)}
 
 

@@ -6,11 +6,19 @@
 --
 -- An id that is open already is checked again without its own share and its lease renewed: so a repeated call answers ok again,
 -- and a changed limit or status reaches a message that is still being uploaded. An id that lapsed is checked like a new one.
+-- A renewed lease ends later than the old one, be it by 1 µs where the clock stands still: who waits for a change knows by it which
+-- holds were checked anew.
 local id, n, lease = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[7])
 local member = id .. ':' .. ARGV[5]
 if not exists then return {'unknown', 0, 0, 0, raw} end
 
-if held > 0 and redis.call('ZREM', OPEN, member) == 1 then held = held - n end
+local ends = now + lease
+local old = held > 0 and redis.call('ZSCORE', OPEN, member)
+if old then
+  redis.call('ZREM', OPEN, member)
+  held = held - n
+  ends = math.max(ends, tonumber(old) + 1)
+end
 redis.call('ZREM', LAPSED, member)
 
 local function refuse(reason, used, limit, instant)
@@ -18,7 +26,7 @@ local function refuse(reason, used, limit, instant)
   return {reason, used, limit, instant, raw}
 end
 
-if f[1] ~= 'E' or f[2] == 'D' then return refuse('disabled', 0, 0, 0) end
+if f[1] ~= 'E' or f[2] ~= 'E' then return refuse('disabled', 0, 0, 0) end
 if (f[3] or '0') ~= ARGV[6] then return refuse('stale', 0, 0, 0) end
 
 local cap = hourly and math.max(math.floor(hourly * tonumber(ARGV[8])), tonumber(ARGV[9])) or tonumber(ARGV[10])
@@ -41,6 +49,6 @@ if (hourly and sent + held + n > hourly) or (total and taken + held + n > total)
 end
 
 held = held + n
-redis.call('ZADD', OPEN, now + lease, member)
+redis.call('ZADD', OPEN, ends, member)
 save()
 return {'ok', now}

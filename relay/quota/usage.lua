@@ -8,6 +8,8 @@ if (total and taken + 1 > total) or (hourly and hourly < 1) then
   instant = -1
 elseif hourly and sent + held + 1 > hourly then
   instant = freed(LOG, gone, sent + held + 1 - hourly)
+elseif total and taken + held + 1 > total then
+  instant = tonumber(redis.call('ZRANGE', OPEN, 0, 0, 'WITHSCORES')[2])  -- as reserve would say: in flight
 end
 save()
 return {1, f[4] or '', f[5] or '', sent, held, taken, rejected - rgone, instant, raw,

@@ -145,6 +145,8 @@ class Transaction:
     async def _upload(self, client: Client) -> Capture:
         uploads = self._house.uploads.setdefault(self._user.name, set())
         uploads.add(self)
+        if self._house.changes.since(self._user.name, self._mark):  # heard before this could be found to be checked anew
+            self.start_recheck()
         try:
             return await client.upload()
         finally:

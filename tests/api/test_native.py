@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.api.conftest import House, Tenant
+from tests.talking import generation_of
 
 LIMITS = {"hourly_limit": 10, "total_limit": None}
 
@@ -30,9 +31,9 @@ def kind(answer: httpx.Response) -> tuple[int, str]:
 async def test_a_user_sees_its_own_usage(http: httpx.AsyncClient, house: House, tenant: Tenant) -> None:
     user = await made(http, tenant)
     name = user["smtp_user_name"]
-    await house.ledger.reserve(name, "m1", 1, 1)
+    await house.ledger.reserve(name, "m1", 1, await generation_of(house.store, name))
     await house.ledger.settle(name, "m1", 1, 1)
-    await house.ledger.reserve(name, "m2", 2, 1)
+    await house.ledger.reserve(name, "m2", 2, await generation_of(house.store, name))
     expected = {
         "smtp_user_name": name, "status": "Enable", "hourly_limit": 10, "total_limit": None,
         "sent_in_window": 1, "in_flight": 2, "sent_total": 1, "rejected_in_window": 0, "retry_after": 0,
@@ -153,7 +154,7 @@ async def test_the_figures_of_all_processes_are_read_from_their_directory(
 
 async def test_a_stop_lets_requests_under_way_finish(http: httpx.AsyncClient, house: House, tenant: Tenant) -> None:
     name = (await made(http, tenant))["smtp_user_name"]
-    await house.ledger.reserve(name, "m1", 1, 1)
+    await house.ledger.reserve(name, "m1", 1, await generation_of(house.store, name))
     under_way = asyncio.create_task(http.patch(f"/api/v1/users/{name}", json={"status": "Disable"}, auth=tenant.auth))
     await asyncio.sleep(0.2)
     house.stop.set()

@@ -11,6 +11,7 @@ import pytest
 
 from relay.accounts import registry
 from tests.api.conftest import House, Tenant
+from tests.talking import generation_of
 
 ADD = {"total_limit": 500, "hourly_limit": 10}
 
@@ -225,7 +226,7 @@ async def test_a_list_of_many_pages_is_whole_and_valid(http: httpx.AsyncClient, 
 
 async def test_an_edit_that_lowers_a_limit_is_answered_when_it_holds(http: httpx.AsyncClient, house: House, tenant: Tenant) -> None:
     user, _ = await added(http, tenant)
-    await house.ledger.reserve(user, "m1", 1, 1)
+    await house.ledger.reserve(user, "m1", 1, await generation_of(house.store, user))
     editing = asyncio.create_task(call(http, "editSmtp", {**tenant.body, "smtp_user_name": user, "hourly_limit": 5}))
     await asyncio.sleep(0.2)
     assert not editing.done()

@@ -10,12 +10,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from smtplib import SMTP
 
 from relay.loadkit.generator import Load
 from relay.loadkit.script import Script
 from relay.loadkit.sink import Sink
 from tests.running import Relay, User, running
-from tests.talking import logged_in
+from tests.talking import logged_in, offer
 
 ROUNDS = 3
 CONNECTIONS = 20
@@ -121,3 +122,67 @@ async def test_a_message_that_is_being_uploaded_meets_the_change_at_its_dot(plac
 
 async def _lower_total(relay: Relay, user: User) -> None:
     await relay.tes("editSmtp", smtp_user_name=user.name, total_limit=2)
+
+
+async def test_a_lowered_limit_that_still_fits_is_answered_at_once_amid_uploads(place: Path, sink: Sink) -> None:
+    async with running(place / "relay", sink.port, workers=2) as relay:
+        user = await relay.add_user(hourly=1000)
+        clients = [await asyncio.to_thread(_uploading, relay, user) for _ in range(8)]
+        for limit in range(900, 890, -1):
+            began = time.monotonic()
+            await relay.tes("editSmtp", smtp_user_name=user.name, hourly_limit=limit)
+            assert time.monotonic() - began < 2
+        assert not relay.events("change_overtaken")
+        for client in clients:
+            client.send(b".\r\n")
+            assert (await asyncio.to_thread(client.getreply))[0] == 250
+            client.close()
+
+
+async def test_an_edit_that_repeats_or_follows_another_holds_from_its_own_answer(place: Path, sink: Sink) -> None:
+    sink.script = Script.parse(["dot stall=2"])
+    pairs: list[tuple[dict[str, object], dict[str, object]]] = [
+        ({"status": "Disable"}, {"status": "Disable"}),
+        ({"hourly_limit": 1}, {"hourly_limit": 2}),
+    ]
+    async with running(place / "relay", sink.port, workers=1) as relay:
+        for first, second in pairs:
+            user = await relay.add_user(hourly=1000)
+            clients = [await asyncio.to_thread(logged_in, relay, user) for _ in range(3)]
+            sending = [asyncio.create_task(asyncio.to_thread(offer, client)) for client in clients]
+            await asyncio.sleep(0.7)
+            edit = asyncio.create_task(relay.tes("editSmtp", smtp_user_name=user.name, **first))
+            await asyncio.sleep(0.2)
+            await relay.tes("editSmtp", smtp_user_name=user.name, **second)
+            answered = time.time()
+            assert [(await reply)[0] for reply in sending] == [250] * 3  # they were at the smarthost before the first edit
+            await edit
+            assert max(line["at"] / 1e6 for line in relay.events("taken") if line["user"] == user.name) <= answered
+            for client in clients:
+                client.close()
+
+
+async def test_a_connection_of_a_deleted_user_does_not_send_as_the_next_one_of_that_name(place: Path, sink: Sink) -> None:
+    async with running(place / "relay", sink.port, workers=1) as relay:
+        await relay.add_owner()
+        other = (await relay.cli("owner", "add", "Other"))["owner_id"]
+        users = place / "users.csv"
+        users.write_text("bob,old-password,10,100\n")
+        await relay.cli("user", "import", str(users), "--owner", relay.owner)
+        client = await asyncio.to_thread(logged_in, relay, User("bob", "old-password"))
+        assert (await asyncio.to_thread(offer, client))[0] == 250
+        await relay.cli("user", "delete", "bob")
+        users.write_text("bob,new-password,10,100\n")
+        await relay.cli("user", "import", str(users), "--owner", other)
+        assert (await asyncio.to_thread(offer, client))[0] == 530
+        client.close()
+        assert (await relay.usage(User("bob", "new-password")))["sent_total"] == 0
+
+
+def _uploading(relay: Relay, user: User) -> SMTP:
+    client = logged_in(relay, user)
+    client.mail("app@example.com")
+    client.rcpt("to@example.net")
+    assert client.docmd("DATA")[0] == 354
+    client.send(b"Subject: slow\r\n\r\n")
+    return client

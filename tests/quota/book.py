@@ -116,11 +116,11 @@ class Book:
         if not self.exists:
             return Expected("unknown")
         now = self.tick(raw)
-        self.open.pop(id, None)
+        old = self.open.pop(id, None)
         self.lapsed.pop(id, None)
         answer = self._judge(units, generation)
         if answer.reason == "ok":
-            self.open[id] = Held(units, now + lease, self.hourly, self.total)
+            self.open[id] = Held(units, max(now + lease, old.ends + 1 if old else 0), self.hourly, self.total)
         return answer
 
     def _judge(self, units: int, generation: int) -> Expected:
