@@ -7,13 +7,15 @@ Every key is described in config/relay.toml.
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 import socket
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -23,11 +25,16 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from relay.store.link import Address
+
 LEASE_MARGIN = 2.0
 """Seconds of a lease that are never used."""
 
 _SHELL = frozenset({"RELAY_CONFIG", "RELAY_LOADTEST_TOKEN"})
 """Variables that are the shell door's, not settings."""
+
+_HOSTNAME = r"^[A-Za-z0-9]([A-Za-z0-9.\-]{0,253}[A-Za-z0-9])?$"
+_STORES = ("redis", "rediss", "unix", "redis+cluster")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400 * 30)]
@@ -68,7 +75,7 @@ class Tls(Section):
 class Smtp(Section):
     """[smtp]: how mail comes in."""
 
-    hostname: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9]([A-Za-z0-9.\-]{0,253}[A-Za-z0-9])?$")
+    hostname: str = Field(default_factory=socket.gethostname, pattern=_HOSTNAME)
     workers: int = Field(0, ge=0, le=256)
     max_message_bytes: int = Field(26_214_400, ge=1024, le=1 << 30)
     max_recipients: int = Field(100, ge=1, le=10_000)
@@ -101,6 +108,16 @@ class Api(Section):
     change_wait_seconds: Seconds = 30.0
     trusted_proxies: tuple[str, ...] = ()
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for text in given:
+            try:
+                ipaddress.ip_network(text)
+            except ValueError:
+                raise ValueError(f"{text!r} is neither an address nor a network like 10.0.0.0/8") from None
+        return given
+
 
 class Store(Section):
     """[store]: where accounts and the ledger live."""
@@ -109,6 +126,24 @@ class Store(Section):
     timeout_seconds: Seconds = 2.0
     maxmemory: str = Field("256mb", pattern=r"^\d+(kb|mb|gb)?$")
     server: Path | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _is_of_a_store(cls, given: SecretStr) -> SecretStr:
+        """The URL may hold a password, and so may what a parser says of it: neither is repeated."""
+        url = given.get_secret_value()
+        scheme, mark, rest = url.partition("://")
+        if url and not (mark and scheme in _STORES):
+            raise ValueError(f"it must begin with one of {', '.join(f'{name}://' for name in _STORES)}")
+        try:
+            address = Address(f"redis://{rest}" if scheme == "redis+cluster" else url) if url else None
+        except ValueError:
+            raise ValueError(f"not a URL that can be read: {scheme}://, then user, password, host, port or database") from None
+        except OSError:  # ssl.SSLError is one
+            raise ValueError("its ssl_ca_certs cannot be read") from None
+        if address and scheme == "unix" and not address.path:
+            raise ValueError("the path of the socket is missing")
+        return given
 
 
 class Data(Section):
@@ -189,6 +224,13 @@ class Settings(BaseSettings):
     accounts: Accounts = Accounts()
     throttle: Throttle = Throttle()
     journal: JournalSettings = JournalSettings()
+
+    @model_validator(mode="after")
+    def _hostname_is_one(self) -> Self:
+        # The default is the host's, which may be called anything; as a default it is not looked at before.
+        if not re.fullmatch(_HOSTNAME, self.smtp.hostname):
+            raise ValueError(f"smtp.hostname: this host is called {self.smtp.hostname!a}, which is no name for mail; set smtp.hostname")
+        return self
 
     @model_validator(mode="after")
     def _lease_outlives_the_message(self) -> Self:

@@ -83,23 +83,34 @@ def open_key(path: Path, *, may_create: bool = True) -> Key:
     try:
         if not path.exists():
             if not may_create:
-                raise KeyUnusable(f"accounts.key_file: {path}: not there yet; is --config right, and was the relay started once?")
+                raise KeyUnusable(f"accounts.key_file: {path}: not found; is --config right, has the relay been started?")
             _create(path)
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             material = file.read(KEY_OCTETS + 1)
     except OSError as error:
         raise KeyUnusable(f"accounts.key_file: {path}: {error.strerror}") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if mode & _of_others(path):
         raise KeyUnusable(f"accounts.key_file: {path}: mode {mode & 0o777:04o} lets others read it; chmod 600 it")
     if len(material) != KEY_OCTETS:
         raise KeyUnusable(f"accounts.key_file: {path}: {KEY_OCTETS} octets expected")
     return Key(material)
 
 
+def _of_others(path: Path) -> int:
+    """The bits of a key file's mode that let others in.
+
+    systemd lets a service that is not root read its credentials by an access control list, whose mask stands where the group's bits
+    are (systemd.exec(5), CREDENTIALS).
+    """
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    is_granted = bool(folder) and path.parent == Path(folder or "")
+    return (stat.S_IRWXG | stat.S_IRWXO) & ~(stat.S_IRGRP if is_granted else 0)
+
+
 def _create(path: Path) -> None:
     """Make the file whole or not at all: of two processes that start together, the second finds the first's key."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -27,10 +27,13 @@ from rich.table import Table
 
 from relay.cli.door import opened
 from relay.loadkit.sink import Sink
+from relay.supervisor import die_with
 
 HOURLY, TOTAL, MESSAGES = 5, 20, 7
 STARTING = 60.0
 """Seconds the relay may take to get ready."""
+STOPPED = 130
+"""Exit status of a self-run that a signal ended."""
 
 
 class NotAsPromised(Exception):
@@ -52,8 +55,10 @@ def demo(
     except NotAsPromised as error:
         console.print(f"[bold red]Not as promised:[/] {escape(str(error))}")
         raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        console.print("Stopped.")
+    except asyncio.CancelledError:
+        with suppress(OSError):  # the terminal may be gone
+            console.print("Stopped.")
+        raise typer.Exit(STOPPED if once else 0) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ class Names:
 
 
 async def _demo(console: Console, is_once: bool) -> None:
+    _stop_at_a_signal()
     folder = Path(tempfile.mkdtemp(prefix="relay-demo-"))
     try:
         place = Place(folder, _port(2525), _port(8025), _port(2600))
@@ -93,11 +99,26 @@ async def _demo(console: Console, is_once: bool) -> None:
                 await _self_run(place, names, sink, console)
                 if not is_once:
                     _explain(place, names, console)
-                    await _until_stopped(process, console)
+                    raise NotAsPromised(f"the relay ended with status {await process.wait()}")
         finally:
             await sink.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stop_at_a_signal() -> None:
+    """Let the first signal, a closed terminal's too, end the demonstration from wherever it is; what is open is then closed in order."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    signals = [number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+
+    def on_signal() -> None:
+        for number in signals:
+            loop.add_signal_handler(number, lambda: None)  # a second one would cut the closing short
+        task.cancel()
+
+    for number in signals:
+        loop.add_signal_handler(number, on_signal)
 
 
 def _port(wanted: int) -> int:
@@ -123,6 +144,7 @@ async def _relay(place: Place, console: Console) -> AsyncIterator[asyncio.subpro
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "relay", "serve", "--config", str(place.config), env=environment,
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, start_new_session=True,
+        preexec_fn=die_with(os.getpid()),
     )  # fmt: skip
     try:
         console.print(f"relay serve --config {place.config}")
@@ -232,17 +254,3 @@ def _explain(place: Place, names: Names, console: Console) -> None:
     )
     console.print(f"tail -f {place.folder / 'journal.log'}", markup=False)
     console.print(f"\nThe API's own pages: {api}/docs   Stop with Ctrl-C.")
-
-
-async def _until_stopped(process: asyncio.subprocess.Process, console: Console) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    ended = asyncio.create_task(process.wait())
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if ended.done():
-        raise NotAsPromised(f"the relay ended with status {ended.result()}")
-    ended.cancel()
-    console.print("Stopping.")

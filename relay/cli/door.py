@@ -28,7 +28,7 @@ from relay.store.fitness import Unfit
 EX_USAGE = 2
 EX_TEMPFAIL = 75
 
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="The configuration file (TOML).")]
+Config = Annotated[Path | None, typer.Option("--config", "-c", envvar="RELAY_CONFIG", help="The configuration file (TOML).")]
 Answer = TypeVar("Answer")
 
 

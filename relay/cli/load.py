@@ -30,7 +30,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def sink(
-    port: Annotated[int, typer.Option(help="The port to listen on; 0 takes a free one.")] = 2600,
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 takes a free one.", min=0, max=65535)] = 2600,
     address: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     script: Rules = [],
     seed: Annotated[int, typer.Option(help="Seeds the rules that go by chance.")] = 0,
@@ -51,7 +51,7 @@ def sink(
 
 def loadtest(
     host: Annotated[str, typer.Option(help="The relay's address.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The relay's SMTP port.")] = 2525,
+    port: Annotated[int, typer.Option(help="The relay's SMTP port.", min=1, max=65535)] = 2525,
     tls: Annotated[str, typer.Option(help="none, starttls or implicit; certificates are not verified.")] = "none",
     user: Annotated[list[str], typer.Option(help="NAME:PASSWORD of a user to send as; may be repeated.")] = [],
     credentials: Annotated[Path | None, typer.Option(help='A JSON file of users: [["name", "password"], ...].')] = None,
@@ -69,7 +69,9 @@ def loadtest(
     per_connection: Annotated[int, typer.Option(help="Messages on one connection; 0 is no end.", min=0)] = 0,
     rate: Annotated[float | None, typer.Option(help="Messages a second in all; default as fast as answered.", min=0.01)] = None,
     journal: Annotated[list[str], typer.Option(help="The relay's journal file or a glob of several; the verdict needs it.")] = [],
-    sink_port: Annotated[int | None, typer.Option("--sink", help="Run a sink on this port for the relay to forward to.")] = None,
+    sink_port: Annotated[
+        int | None, typer.Option("--sink", help="Run a sink on this port for the relay to forward to.", min=0, max=65535)
+    ] = None,
     script: Rules = [],
     window: Annotated[float, typer.Option(help="The relay's quota.window_seconds.", min=1)] = 3600.0,
     resolution: Annotated[float, typer.Option(help="The relay's quota.resolution_seconds.", min=1)] = 1.0,
@@ -98,7 +100,7 @@ def loadtest(
     )  # fmt: skip
     try:
         result = uvloop.run(run_loadtest(options, Console()))
-    except (ProvisionError, RemoteTarget, OSError, ValueError) as error:
+    except (ProvisionError, RemoteTarget, OSError, ValueError, OverflowError) as error:
         raise _wrong(str(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

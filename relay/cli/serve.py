@@ -55,7 +55,7 @@ def check(config: Config = None) -> None:
     settings = _load(config)
     try:
         check_doors(settings)
-    except ListenError as error:
+    except (ConfigError, ListenError) as error:
         _fail(str(error))
     typer.echo(f"{config or 'defaults'}: OK")
 

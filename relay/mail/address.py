@@ -63,11 +63,6 @@ def _is_literal(text: str) -> bool:
     return True
 
 
-def domain_of(mailbox: str) -> str:
-    """The domain of a mailbox in lower case, "" for the null path."""
-    return mailbox.rpartition("@")[2].lower()
-
-
 def canonical(mailbox: str) -> str:
     """What two spellings of one mailbox have in common: the domain's case does not count, the local part's does."""
     local, at, domain = mailbox.rpartition("@")

@@ -1,12 +1,16 @@
 """SMTP replies as values (RFC 5321 section 4.2) with their enhanced status codes (RFC 3463, RFC 2034).
 
-Promises: a reply's enhanced class is always that of its code, and its text never breaks out of its line.
+Promises: a reply's enhanced class is always that of its code, and its text never breaks out of its line,
+which is never longer than a client must be able to read.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+
+LONGEST_LINE = 512
+"""Octets of a reply line with its CRLF (RFC 5321 section 4.5.3.1.5)."""
 
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 _ENHANCED = re.compile(r"([245])\.([0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
@@ -25,23 +29,13 @@ class Reply:
         """The full enhanced status code, "5.7.1", or "" where there is none."""
         return f"{self.code // 100}.{self.detail}" if self.detail else ""
 
-    @property
-    def is_positive(self) -> bool:
-        """Whether the reply is a 2yz or 3yz."""
-        return self.code < 400
-
-    @property
-    def is_temporary(self) -> bool:
-        """Whether the reply is a 4yz."""
-        return 400 <= self.code < 500
-
     def __str__(self) -> str:
         if self.detail:
             return f"{self.code} {self.code // 100}.{self.detail} {self.text}"
         return f"{self.code} {self.text}"
 
     def __bytes__(self) -> bytes:
-        return str(self).encode("ascii", "replace") + b"\r\n"
+        return str(self).encode("ascii", "replace")[: LONGEST_LINE - 2] + b"\r\n"
 
 
 def sanitise(text: str, limit: int = 400) -> str:

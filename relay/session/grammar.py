@@ -12,6 +12,9 @@ from relay.mail.address import canonical, parse_path
 from relay.mail.envelope import Recipient
 from relay.mail.reply import Reply
 
+SHOWN = 32
+"""Characters of an unknown parameter's name that are said back: a command may be longer than a reply (RFC 5321 section 4.5.3.1.5)."""
+
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([\x21-\x3c\x3e-\x7e]+))?")
 _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 _ORCPT = re.compile(r"[A-Za-z0-9\-]{1,64};(.+)")
@@ -60,7 +63,7 @@ def parse_mail(argument: bytes, max_size: int) -> Sender | Reply:
             case ("SIZE" | "BODY" | "RET" | "ENVID" | "AUTH"), _:
                 return Reply(501, "5.4", f"Bad value of {name}")
             case _:
-                return Reply(555, "5.4", f"{name}: parameter not supported")
+                return Reply(555, "5.4", f"{name[:SHOWN]}: parameter not supported")
     size = given.get("SIZE")
     return Sender(address, size=int(size) if size else 0, **values)
 
@@ -85,7 +88,7 @@ def parse_rcpt(argument: bytes) -> Recipient | Reply:
             case ("NOTIFY" | "ORCPT"), _:
                 return Reply(501, "5.4", f"Bad value of {name}")
             case _:
-                return Reply(555, "5.4", f"{name}: parameter not supported")
+                return Reply(555, "5.4", f"{name[:SHOWN]}: parameter not supported")
     return Recipient(address, notify, orcpt)
 
 
@@ -107,7 +110,7 @@ def _split(argument: bytes, keyword: bytes, detail: str, what: str) -> tuple[str
             return Reply(501, "5.4", "Bad parameter syntax")
         name = found[1].upper()
         if name in given:
-            return Reply(501, "5.4", f"{name}: given twice")
+            return Reply(501, "5.4", f"{name[:SHOWN]}: given twice")
         given[name] = found[2]
     return path[0], given
 

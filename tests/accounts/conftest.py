@@ -53,3 +53,8 @@ def registry(store: Store, key: Key) -> Registry:
 def provisioning(store: Store, key: Key, registry: Registry, ledger: Ledger, journal: Journal) -> Provisioning:
     """Provisioning, with a short wait for what is in flight."""
     return Provisioning(store, key, registry, ledger, journal, change_wait=1.0)
+
+
+@pytest.fixture
+async def owner_id(provisioning: Provisioning) -> str:
+    return (await provisioning.add_owner("Acme"))[0].owner_id

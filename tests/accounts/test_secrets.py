@@ -50,6 +50,31 @@ def test_a_key_file_that_others_can_read_is_refused_in_one_line(place: Path, mod
     assert "\n" not in str(caught.value)
 
 
+def test_a_credential_that_systemd_let_its_service_read_is_accepted(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = place / "accounts.key"
+    made = open_key(path)
+    path.chmod(0o440)  # as fstat shows a file that an access control list opens
+    with pytest.raises(KeyUnusable):
+        open_key(path)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(place))
+    assert fingerprint(open_key(path)) == fingerprint(made)
+    for mode in (0o444, 0o460):
+        path.chmod(mode)
+        with pytest.raises(KeyUnusable, match="lets others"):
+            open_key(path)
+
+
+def test_who_may_not_make_the_key_leaves_nothing_behind(place: Path) -> None:
+    with pytest.raises(KeyUnusable, match="not found; is --config right, has the relay been started"):
+        open_key(place / "data" / "secret.key", may_create=False)
+    assert list(place.iterdir()) == []
+
+
+def test_the_folder_of_a_new_key_is_its_owners_alone(place: Path) -> None:
+    open_key(place / "data" / "secret.key")
+    assert (place / "data").stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize("size", [0, 31, 33])
 def test_a_key_file_of_another_size_is_refused(place: Path, size: int) -> None:
     path = place / "accounts.key"

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from relay.accounts.user import Entry
 from relay.api.gate import Gate
 from relay.api.listing import answer_pages
+from relay.api.rooms import address_of
 from relay.api.server import serve_api
 from relay.journal import Journal
 from relay.store.client import StoreUnavailable
@@ -52,3 +53,28 @@ async def test_a_list_that_breaks_off_is_never_ended_as_if_it_were_whole(place: 
     await serving
     os.close(fd)
     assert [json.loads(line)["event"] for line in log.read_text().splitlines()] == [event]
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "seen"),
+    [
+        ((), "192.0.2.7", "127.0.0.1"),
+        (("10.0.0.0/8", "::1"), "192.0.2.7", "127.0.0.1"),
+        (("127.0.0.1",), "192.0.2.7", "192.0.2.7"),
+        (("127.0.0.0/8", "10.0.0.0/8"), "198.51.100.1, 192.0.2.7, 10.1.2.3", "192.0.2.7"),
+    ],
+)
+async def test_a_client_is_whom_a_trusted_proxy_names_and_else_the_peer(trusted: tuple[str, ...], forwarded: str, seen: str) -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    def who(request: Request) -> str:
+        return address_of(request)
+
+    stop, sock = asyncio.Event(), socket.create_server(("127.0.0.1", 0))
+    serving = asyncio.create_task(serve_api(app, sock, stop, trusted_proxies=trusted))
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(f"http://127.0.0.1:{sock.getsockname()[1]}/", headers={"X-Forwarded-For": forwarded})
+    stop.set()
+    await serving
+    assert answer.json() == seen

@@ -13,6 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from relay.accounts.secrets import open_key
 from relay.cli import accounts
 from relay.store.embedded import Embedded
 
@@ -56,8 +57,9 @@ def config(place: Path) -> Path:
 
 
 @pytest.fixture
-async def relay(server: Embedded, config: Path) -> Relay:
-    """Run a command."""
+async def relay(server: Embedded, config: Path, place: Path) -> Relay:
+    """Run a command where a relay has been started."""
+    open_key(place / "data" / "secret.key")
 
     async def ran(*arguments: object) -> Ran:
         return await asyncio.to_thread(invoke, *arguments, "--config", config)

@@ -13,6 +13,7 @@ from relay.quota.ledger import Ledger
 from relay.quota.limit import Rules
 from relay.store.client import Store
 from tests.cli_accounts.conftest import Relay, invoke
+from tests.talking import generation_of
 
 USER = ("--hourly", "10", "--total", "unlimited", "--json")
 
@@ -73,7 +74,15 @@ async def test_a_limit_is_a_positive_number_or_unlimited(relay: Relay, owner_id:
         assert ran.status == 2 and "unlimited" in ran.faults[-1]
 
 
-async def test_without_a_store_the_line_says_so_and_the_status_is_temporary(config: Path) -> None:
+async def test_where_no_relay_was_started_a_command_says_so_and_makes_nothing(config: Path, place: Path) -> None:
+    ran = await asyncio.to_thread(invoke, "owner", "list", "--config", config)
+    assert (ran.status, len(ran.faults)) == (2, 1)
+    assert f"accounts.key_file: {place / 'data' / 'secret.key'}: not found; is --config right, has the relay been started?" in ran.err
+    assert not (place / "data").exists()
+
+
+async def test_without_a_store_the_line_says_so_and_the_status_is_temporary(config: Path, place: Path) -> None:
+    open_key(place / "data" / "secret.key")
     ran = await asyncio.to_thread(invoke, "owner", "list", "--config", config)
     assert (ran.status, len(ran.faults)) == (75, 1)
     assert "is the relay running?" in ran.err
@@ -110,7 +119,7 @@ async def test_another_nodes_key_is_refused(relay: Relay, owner_id: str, place: 
 
 async def test_a_change_overtaken_by_what_is_in_flight_is_said(relay: Relay, owner_id: str, place: Path, store: Store) -> None:
     name = (await relay("user", "add", "--owner", owner_id, *USER)).json["smtp_user_name"]
-    await Ledger(store, Rules()).reserve(name, "m1", 1, 1)
+    await Ledger(store, Rules()).reserve(name, "m1", 1, await generation_of(store, name))
     ran = await relay("user", "edit", name, "--disable", "--json")
     assert ran.json["status"] == "Disable" and "in flight" in ran.err
     assert "change_overtaken" in (place / "journal").read_text()

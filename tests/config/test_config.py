@@ -125,6 +125,17 @@ def test_the_environment_wins_over_a_secret_and_a_secret_over_the_file(toml: Wri
     assert settings.upstream.port == Settings().upstream.port
 
 
+@pytest.mark.parametrize("url", ["", "redis://h", "rediss://u:p@h:6380/1", "unix:///run/store.sock?db=1", "redis+cluster://[::1]:7000"])
+def test_the_url_of_every_kind_of_store_is_taken_as_it_is(url: str, toml: Write) -> None:
+    assert load(toml(f'[store]\nurl = "{url}"\n')).store.url.get_secret_value() == url
+
+
+def test_no_proxy_is_trusted_unless_it_is_named(toml: Write) -> None:
+    assert load().api.trusted_proxies == ()
+    named = ("127.0.0.1", "10.0.0.0/8", "::1", "fd00::/8")
+    assert load(toml(f"[api]\ntrusted_proxies = {list(named)}\n")).api.trusted_proxies == named
+
+
 def test_settings_cannot_be_changed() -> None:
     settings = load()
     with pytest.raises(ValidationError):
@@ -153,6 +164,11 @@ def test_settings_cannot_be_changed() -> None:
         ('[smtp.tls]\ncertificate = "a.pem"\n', "smtp.tls: certificate and key go together"),
         ('[quota]\nunit = "bytes"\n', "quota.unit: "),
         ('[store]\nmaxmemory = "much"\n', "store.maxmemory: "),
+        ('[store]\nurl = "localhost:6379"\n', "store.url: it must begin with one of redis://, rediss://, unix://, redis+cluster://"),
+        ('[store]\nurl = "redis://localhost:x"\n', "store.url: not a URL that can be read"),
+        ('[store]\nurl = "unix://"\n', "store.url: the path of the socket is missing"),
+        ('[api]\ntrusted_proxies = ["proxy.example"]\n', "api.trusted_proxies: 'proxy.example' is neither an address nor a network"),
+        ('[api]\ntrusted_proxies = ["*"]\n', "api.trusted_proxies: '*' is neither"),
         ('[upstream]\nusername = "me"\n', "username: refused with security"),
         ('[upstream]\nwhen_unavailable = "spool"\n', "upstream.when_unavailable: "),
     ],
@@ -260,6 +276,10 @@ def test_no_secret_is_in_what_the_settings_print(toml: Write) -> None:
         f'[upstream]\npassword = ["{PASSWORD}"]\n',
         f'[upstream]\npasswrd = "{PASSWORD}"\n',
         f'[store]\nurl = {{ a = "redis://me:{PASSWORD}@host" }}\n',
+        f'[store]\nurl = "me:{PASSWORD}@host"\n',
+        f'[store]\nurl = "{PASSWORD}://host"\n',
+        f'[store]\nurl = "redis://me:{PASSWORD}/x@host"\n',
+        f'[store]\nurl = "redis://me:{PASSWORD}@host?db=x"\n',
         f'[store]\nurl = "redis://me:{PASSWORD}@host"\n[quota]\nlease_seconds = 1\n',
         f'upstream = "{PASSWORD}"\n',
         f"[upstream]\npassword = {PASSWORD}\n",

@@ -43,5 +43,9 @@ def test_foreign_text_is_made_safe_and_short(text: str, limit: int) -> None:
 
 def test_a_reply_without_an_enhanced_code_has_none() -> None:
     assert bytes(Reply(354, "", "Go on")) == b"354 Go on\r\n"
-    assert Reply(354, "", "Go on").is_positive and not Reply(451, "3.0", "x").is_positive
-    assert Reply(451, "3.0", "x").is_temporary and not Reply(550, "1.1", "x").is_temporary
+
+
+@given(CODES, st.sampled_from(["", "7.1"]), st.integers(480, 600))
+def test_no_reply_is_longer_than_512_octets(code: int, detail: str, length: int) -> None:
+    line = bytes(Reply(code, detail, "x" * length))
+    assert len(line) <= 512 and line.endswith(b"x\r\n") and line.count(b"\n") == 1

@@ -52,6 +52,13 @@ def test_xtext_is_carried_as_it_was_sent(value: str) -> None:
     assert parse_rcpt(f"TO:<a@b.example> ORCPT=rfc822;{value}".encode()) == Recipient("a@b.example", orcpt=f"rfc822;{value}")
 
 
+@pytest.mark.parametrize("word", [b"X" * 900, b"X" * 300 + b" " + b"X" * 300, b"X" * 900 + b"=1"])
+def test_a_parameter_however_long_is_named_in_a_reply_of_bounded_length(word: bytes) -> None:
+    for reply in (parse_mail(b"FROM:<a@b.example> " + word, 1000), parse_rcpt(b"TO:<a@b.example> " + word)):
+        assert isinstance(reply, Reply) and reply.text.startswith("X" * 32 + ": ")
+        assert len(bytes(reply)) < 100
+
+
 @pytest.mark.parametrize("value", ["+2b", "+2", "+", "a+zz", "a=b", "\u00e4"])
 def test_what_is_no_xtext_is_refused(value: str) -> None:
     for read in (parse_mail(f"FROM:<a@b.c> ENVID={value}".encode(), 9), parse_rcpt(f"TO:<a@b.c> ORCPT=x;{value}".encode())):

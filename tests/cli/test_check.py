@@ -1,0 +1,103 @@
+"""relay check and its neighbours, run as processes: what cannot be used is one line and exit status 2, before anything is started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+SECRET = "correct-horse-battery"
+ODD_HOST = "import socket; socket.gethostname = lambda: {name!r}; from relay.cli.app import main; main()"
+
+
+async def ran(*arguments: str | Path, code: str = "", **environment: str) -> tuple[int | None, list[str]]:
+    """Run `relay` with these arguments; its exit status and its lines on standard error."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *(["-c", code] if code else ["-m", "relay"]), *arguments, env=bare | environment,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(30):
+        _, err = await process.communicate()
+    return process.returncode, err.decode().splitlines()
+
+
+@pytest.mark.parametrize("command", [("check",), ("serve",), ("owner", "list")])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"relay:{SECRET}@localhost:6379",
+        "localhost:6379",
+        f"http://relay:{SECRET}@localhost",
+        f"redis://relay:{SECRET}@localhost:port",
+        "redis://localhost:70000",
+        "redis+cluster://localhost:70000",
+        "unix://",
+        "rediss://localhost?ssl_ca_certs=/nonexistent.pem",
+    ],
+)
+async def test_a_store_url_that_is_none_is_one_line_without_the_url(place: Path, command: tuple[str, ...], url: str) -> None:
+    config = place / "relay.toml"
+    config.write_text(f'[store]\nurl = "{url}"\n[data]\ndirectory = "{place / "data"}"\n')
+    status, lines = await ran(*command, "--config", config)
+    assert (status, len(lines)) == (2, 1), lines
+    assert f"{config}: store.url: " in lines[0]
+    assert SECRET not in lines[0] and url not in lines[0]
+
+
+@pytest.mark.parametrize("text", ["not PEM", None])
+@pytest.mark.parametrize("command", ["check", "serve"])
+async def test_authorities_that_cannot_be_read_are_one_line(place: Path, command: str, text: str | None) -> None:
+    file, config = place / "ca.pem", place / "relay.toml"
+    if text:
+        file.write_text(text)
+    config.write_text(f'[upstream]\nsecurity = "starttls"\nca_file = "{file}"\n[data]\ndirectory = "{place / "data"}"\n')
+    status, lines = await ran(command, "--config", config)
+    assert (status, len(lines)) == (2, 1), lines
+    assert f"upstream.ca_file: {file}: " in lines[0]
+
+
+async def test_the_file_that_relay_config_names_is_read(place: Path) -> None:
+    for command in (("check",), ("serve",), ("owner", "list"), ("ledger", "adopt")):
+        status, lines = await ran(*command, RELAY_CONFIG=str(place / "missing.toml"))
+        assert (status, lines) == (2, [f"relay: {place / 'missing.toml'}: No such file or directory"])
+
+
+async def test_the_option_wins_over_relay_config(place: Path) -> None:
+    config = place / "relay.toml"
+    config.write_text("")
+    assert await ran("check", "--config", config, RELAY_CONFIG="/nonexistent") == (0, [])
+
+
+@pytest.mark.parametrize("name", ["my_host", "h\u00f6st", "h\udce9st", "-host", ""])
+async def test_a_host_whose_name_is_none_for_mail_is_told_to_set_smtp_hostname(place: Path, name: str) -> None:
+    config = place / "relay.toml"
+    config.write_text("[smtp]\nworkers = 1\n")
+    code = ODD_HOST.format(name=name)
+    for arguments in (("check",), ("check", "--config", config)):
+        status, lines = await ran(*arguments, code=code)
+        assert (status, len(lines)) == (2, 1) and "smtp.hostname: " in lines[0], lines
+    assert await ran("check", code=code, RELAY_SMTP__HOSTNAME="relay.example.com") == (0, [])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("sink", "--port", "99999"),
+        ("sink", "--port=-1"),
+        ("loadtest", "--port", "99999", "--user", "a:b"),
+        ("loadtest", "--sink", "99999", "--user", "a:b"),
+    ],
+)
+async def test_a_port_that_is_none_is_refused_by_the_name_of_its_option(arguments: tuple[str, ...]) -> None:
+    status, lines = await ran(*arguments)
+    assert status == 2 and not any("Traceback" in line for line in lines), lines
+    assert any(f"Invalid value for '{arguments[1].partition('=')[0]}'" in line for line in lines), lines
+
+
+async def test_an_address_that_is_none_is_one_line() -> None:
+    status, lines = await ran("sink", "--port", "0", "--address", "nonsense.invalid")
+    assert (status, len(lines)) == (2, 1) and "cannot listen on nonsense.invalid" in lines[0]
