@@ -207,7 +207,8 @@ class Embedded:
             reader, writer = await asyncio.open_unix_connection(str(self._directory / SOCKET))
             try:
                 writer.write(b"PING\r\n")
-                return (await asyncio.wait_for(reader.readline(), 2)).startswith(b"+PONG")
+                async with asyncio.timeout(2):  # not wait_for: in Python 3.11 it may swallow the cancelling of a stop
+                    return (await reader.readline()).startswith(b"+PONG")
             finally:
                 writer.close()
         return False
