@@ -28,6 +28,10 @@ FORWARD_SECONDS = Histogram(
 )
 ALARMS = Counter("relay_alarms", "Events that need a person, by event.", ["event"])
 OVERDRAFTS = Counter("relay_overdrafts", "Messages charged beyond a limit because their lease had lapsed.")
+IN_DOUBT = Counter("relay_in_doubt", "Recipients whose delivery is in doubt: the answer to the final dot never came.")
+DELIVERED = Counter("relay_spool_delivered", "Recipients delivered to from the spool.")
+DEFERRALS = Counter("relay_spool_deferrals", "Attempts from the spool that are to be repeated.")
+REPORTS = Counter("relay_reports", "Delivery status notifications put into the spool, by action.", ["action"])
 WORKER_DEATHS = Counter("relay_worker_deaths", "Worker processes that ended without being asked to.", ["role"])
 API_CALLS = Counter("relay_api_calls", "HTTP API calls.", ["call", "status"])
 
@@ -91,16 +95,29 @@ class Journal:
         self.event("refused", id=id, user=user, reason=reason, units=units, retry_after=retry_after, reply=reply)
 
     def taken(
-        self, id: str, user: str, sender: str, recipients: list[str], units: int, at: int, octets: int, seconds: float, reply: str
+        self,
+        id: str,
+        user: str,
+        sender: str,
+        recipients: list[str],
+        units: int,
+        at: int,
+        octets: int,
+        seconds: float,
+        reply: str,
+        spooled: list[str] | None = None,
     ) -> None:
-        """A message was taken: `at` is its commit instant on the store's clock in µs (0: not yet recorded, see charge_at_risk)."""
+        """A message was taken: `at` is its commit instant on the store's clock in µs (0: not yet recorded, see charge_kept).
+
+        `spooled` are the recipients the spool answers for, waiting or to be reported on; the others were delivered to.
+        """
         self._taken.inc()
         RECIPIENTS.inc(len(recipients))
         BYTES.inc(octets)
         FORWARD_SECONDS.observe(seconds)
         self.event(
             "taken", id=id, user=user, sender=sender, recipients=recipients, units=units, at=at, octets=octets,
-            seconds=round(seconds, 6), reply=reply,
+            seconds=round(seconds, 6), reply=reply, **({"spooled": spooled} if spooled else {}),
         )  # fmt: skip
 
     def rejected(self, id: str, user: str, sender: str, recipients: list[str], outcome: str, reply: str) -> None:
@@ -120,6 +137,51 @@ class Journal:
         """A charge was recorded after its lease had lapsed and exceeds a limit; it is held against the user."""
         OVERDRAFTS.inc()
         self.alarm("overdraft", id=id, user=user, units=units, at=at)
+
+    def charge_waits(self, id: str, user: str, units: int, is_durable: bool) -> None:
+        """A message was taken and the store did not answer: the charge will be recorded; it is on disk, or in memory only."""
+        if is_durable:
+            self.alarm("charge_kept", id=id, user=user, units=units)
+        else:
+            self.alarm("charge_at_risk", id=id, user=user, units=units)
+
+    # -- the spool -----------------------------------------------------------------------------------------------------------
+
+    def in_doubt(self, id: str, recipients: list[str], reply: str) -> None:
+        """The final dot was sent and its answer has not come: these recipients may get a second copy (RFC 1047)."""
+        IN_DOUBT.inc(len(recipients))
+        self.event("in_doubt", id=id, recipients=recipients, reply=reply)
+
+    def killed_in_flight(self, id: str, incarnation: str, recipients: list[str]) -> None:
+        """The process that worked on a spooled message died: these recipients may get a second copy."""
+        self.event("killed_in_flight", id=id, incarnation=incarnation, recipients=recipients)
+
+    def delivered(self, id: str, recipients: list[str], reply: str, attempts: int, seconds: float) -> None:
+        """The smarthost took a spooled message for these recipients, `seconds` after it had arrived."""
+        DELIVERED.inc(len(recipients))
+        self.event("delivered", id=id, recipients=recipients, reply=reply, attempts=attempts, seconds=round(seconds, 3))
+
+    def deferred(self, id: str, recipients: list[str], reply: str, attempts: int, wait: float) -> None:
+        """A spooled message was not taken for these recipients; it is tried again after `wait` seconds."""
+        DEFERRALS.inc()
+        self.event("deferred", id=id, recipients=recipients, reply=reply, attempts=attempts, wait=round(wait, 1))
+
+    def reported(self, id: str, recipients: list[str], action: str, dsn: str) -> None:
+        """A report on these recipients is in the spool under the id `dsn`; `action` is RFC 3464's: failed, delayed, relayed."""
+        REPORTS.labels(action).inc()
+        self.event("reported", id=id, recipients=recipients, action=action, dsn=dsn)
+
+    def discarded(self, id: str, recipients: list[str], reason: str) -> None:
+        """These recipients get neither the message nor a report: reason never (NOTIFY), null_sender or operator."""
+        self.event("discarded", id=id, recipients=recipients, reason=reason)
+
+    def held(self, id: str, reason: str) -> None:
+        """A spooled message waits for a person, or for its user to be enabled."""
+        self.event("held", id=id, reason=reason)
+
+    def unheld(self, id: str, reason: str) -> None:
+        """A held message is tried again; `reason` is why it was held."""
+        self.event("unheld", id=id, reason=reason)
 
     # -- faults --------------------------------------------------------------------------------------------------------------
 

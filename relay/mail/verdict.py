@@ -17,6 +17,8 @@ class Delivered:
     """The smarthost answered 250 to the final dot for this recipient."""
 
     reply: Reply
+    reports: bool = False
+    """It offered DSN (RFC 3461), so the reports this recipient's sender asked for are now its to send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Deferred:
     """The fault lies with this relay or its route (login, TLS, configuration), not with the message."""
     withheld: bool = False
     """Not offered, because another recipient of an all-or-nothing message was refused."""
+    unreached: bool = False
+    """No session could be had, or upstream is known to be down: the message was never offered."""
 
 
 @dataclass(frozen=True, slots=True)
