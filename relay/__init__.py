@@ -4,10 +4,12 @@ session    how it comes in: listeners, the protocol, AUTH, the transaction (the 
 accounts   who may send: owners, users, their secrets; the registry looks up, provisioning writes
 quota      how much: limits, and the ledger that reserves before 354 and settles before 250
 upstream   where it goes: routes, the smarthost, its pool of sessions
+spool      what we promised: messages the smarthost did not take, each recipient's standing, charges the store must still hear of
+retry      trying again, giving up in writing: the schedule, the runner, the reports
 
 Around them:
 
-mail       the words: address, envelope, reply, verdict, trace; pure
+mail       the words: address, envelope, reply, verdict, trace, dsn; pure
 journal    the mail log, one function per named event, its metric beside it
 store      the Redis or Valkey connection, and the embedded server
 dialects   a vendor's words to provisioning's and back; pure
@@ -15,6 +17,8 @@ api        the HTTP door
 loadkit    load generator, scripted sink, oracle
 config     TOML, environment and secrets to frozen settings
 daemon     the only joiner of rooms
+estate     what dead processes leave, and who sees to it
+supervisor starts, watches and stops the processes
 cli        the shell door
 """
 

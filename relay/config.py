@@ -152,6 +152,35 @@ class Data(Section):
     directory: Path = Path("relay-data")
 
 
+class Spool(Section):
+    """[spool]: mail that this node keeps for the smarthost."""
+
+    directory: Path | None = None
+    reserve_bytes: int = Field(268_435_456, ge=0)
+
+
+class Retry(Section):
+    """[retry]: when spooled mail is tried again, and for how long."""
+
+    first_wait_seconds: Seconds = 60.0
+    longest_wait_seconds: Seconds = 3600.0
+    factor: float = Field(2.0, ge=1.0, le=10.0)
+    jitter: float = Field(0.2, ge=0.0, le=0.9)
+    expire_seconds: Seconds = 172_800.0
+    warn_after_seconds: float = Field(0.0, ge=0.0, le=86400 * 30)
+    doubt_seconds: Seconds = 600.0
+    max_connections: int = Field(10, ge=1, le=10_000)
+    disabled_users: Literal["hold", "deliver"] = "hold"
+
+    @model_validator(mode="after")
+    def _waits_fit(self) -> Self:
+        if self.longest_wait_seconds < self.first_wait_seconds:
+            raise ValueError("longest_wait_seconds: shorter than first_wait_seconds")
+        if self.warn_after_seconds >= self.expire_seconds:
+            raise ValueError("warn_after_seconds: not before expire_seconds, so nobody would be warned; 0 means never")
+        return self
+
+
 class Quota(Section):
     """[quota]: how sending is counted. Every node on one store must agree on the first three."""
 
@@ -162,6 +191,7 @@ class Quota(Section):
     rejected_factor: float = Field(2.0, ge=1.0)
     rejected_minimum: int = Field(50, ge=1)
     rejected_unlimited: int = Field(1000, ge=1)
+    records: int = Field(100, ge=0, le=1_000_000)
 
 
 class Upstream(Section):
@@ -179,7 +209,8 @@ class Upstream(Section):
     max_connections: int = Field(20, ge=1, le=10_000)
     max_idle_seconds: Seconds = 20.0
     max_messages_per_connection: int = Field(1000, ge=1)
-    when_unavailable: Literal["refuse"] = "refuse"
+    down_seconds: Seconds = 5.0
+    when_unavailable: Literal["spool", "refuse"] = "spool"
 
     @model_validator(mode="after")
     def _no_password_in_clear(self) -> Self:
@@ -219,6 +250,8 @@ class Settings(BaseSettings):
     api: Api = Api()
     store: Store = Store()
     data: Data = Data()
+    spool: Spool = Spool()
+    retry: Retry = Retry()
     quota: Quota = Quota()
     upstream: Upstream = Upstream()
     accounts: Accounts = Accounts()

@@ -1,6 +1,7 @@
 """The daemon's workers: the only place where the rooms are joined.
 
-`open_rooms` makes what every role and the shell need; `run_smtp` and `run_api` are the roles, each the whole life of one process.
+`open_rooms` makes what every role and the shell need; `run_smtp`, `run_retry` and `run_api` are the roles, each the whole life of one
+process.
 Starting, watching and stopping those processes is the supervisor's.
 """
 
@@ -8,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from relay.accounts.changes import Changes
@@ -25,16 +27,28 @@ from relay.api.app import create_app
 from relay.api.server import serve_api
 from relay.config import LEASE_MARGIN, ConfigError, Settings
 from relay.journal import Journal
+from relay.quota.gate import Gate
 from relay.quota.ledger import CHANGES, Ledger, Settlement
 from relay.quota.limit import Rules
-from relay.quota.teller import Charge, Table, Teller
+from relay.quota.table import Charge, Table
+from relay.quota.teller import Teller
+from relay.retry import runner as retry
+from relay.retry.schedule import Schedule
 from relay.session import house as session
 from relay.session.listener import Listeners, bind, server_context
+from relay.spool.fault import SpoolUnavailable
+from relay.spool.spool import Spool
 from relay.store import fitness
 from relay.store.client import Store, StoreForeign
 from relay.store.embedded import socket_url
 from relay.upstream.pool import Pool
 from relay.upstream.route import Route, tls_context
+from relay.upstream.terms import Terms
+
+RETRY_NICE = 10
+"""What the retry process adds to its niceness."""
+KEEP_LAPSED = 7 * 86400.0
+"""Seconds for which a hold whose lease has ended may still be settled, at least: longer than its message may be in the spool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +89,31 @@ def open_journal(settings: Settings) -> Journal:
     return Journal(fd, settings.smtp.hostname, settings.journal.style)
 
 
+def pending_file(settings: Settings) -> Path:
+    """Where the workers of this node show each other that charges wait for the store."""
+    return holds_folder(settings) / "pending"
+
+
+def spool_file(settings: Settings) -> Path:
+    """Where this node keeps what the smarthost did not take."""
+    return (settings.spool.directory or settings.data.directory) / "spool.db"
+
+
+def open_spool(settings: Settings, incarnation: str, journal: Journal) -> Spool:
+    """This node's spool, for one of its processes; raises SpoolUnavailable."""
+    return Spool(
+        spool_file(settings), incarnation, settings.spool.reserve_bytes,
+        on_corrupt=lambda id, why: journal.alarm("entry_corrupt", id=id, error=why),
+    )  # fmt: skip
+
+
 def quota_rules(settings: Settings) -> Rules:
     """The rules of counting as configured."""
     quota = settings.quota
     return Rules(
         window=quota.window_seconds, resolution=quota.resolution_seconds, unit=quota.unit, lease=quota.lease_seconds,
         rejected_factor=quota.rejected_factor, rejected_minimum=quota.rejected_minimum, rejected_unlimited=quota.rejected_unlimited,
+        records=quota.records, keep_lapsed=max(KEEP_LAPSED, settings.retry.expire_seconds + KEEP_LAPSED / 7),
     )  # fmt: skip
 
 
@@ -91,7 +124,7 @@ def route(settings: Settings) -> Route:
         host=upstream.host, port=upstream.port, security=upstream.security, verify=upstream.verify, ca_file=upstream.ca_file,
         username=upstream.username, password=upstream.password.get_secret_value(), timeout=upstream.timeout_seconds,
         forward_deadline=upstream.forward_deadline_seconds, max_connections=upstream.max_connections,
-        max_idle=upstream.max_idle_seconds, max_messages=upstream.max_messages_per_connection,
+        max_idle=upstream.max_idle_seconds, max_messages=upstream.max_messages_per_connection, down_seconds=upstream.down_seconds,
     )  # fmt: skip
 
 
@@ -136,7 +169,9 @@ def settled_in(journal: Journal) -> Callable[[Charge, Settlement], None]:
     """What to put on record of a charge that had to wait."""
 
     def record(charge: Charge, settlement: Settlement) -> None:
-        if settlement.outcome == "done":  # it was carried out before, and only its answer was lost
+        if settlement.outcome == "gone":  # its user was deleted, or the store lost it: there is no book to write it in
+            journal.released(charge.id, charge.user, "gone")
+        elif settlement.outcome == "done":  # it was carried out before, and only its answer was lost
             at = settlement.at if charge.accepted else 0
             journal.event("settled_before", id=charge.id, user=charge.user, units=charge.accepted, at=at)
         elif charge.accepted:
@@ -161,16 +196,19 @@ async def run_smtp(settings: Settings, incarnation: str, ports: Sequence[int], r
     """One SMTP worker, from its start to the end of its drain; `ports` are those of the listeners, in order."""
     journal = open_journal(settings)
     stop = _stop_event()
-    async with open_rooms(settings, journal) as rooms:
+    async with open_rooms(settings, journal) as rooms, _spool(settings, incarnation, journal) as spool:
         await _rejoin(rooms)
         table = Table(holds_folder(settings) / f"{incarnation}.holds")
-        teller = Teller(rooms.ledger, table, settled_in(journal))
+        teller = Teller(rooms.ledger, table, settled_in(journal), spool, Gate(pending_file(settings)))
         pool = Pool(route(settings), settings.smtp.hostname)
         house: session.House
         changes = Changes(rooms.store, CHANGES, lambda user: house.on_change(user))
+        is_spooling = settings.upstream.when_unavailable == "spool"
+        schedule = retry_schedule(settings)
         house = session.House(
             rules=_session_rules(settings), incarnation=incarnation, registry=rooms.registry,
             throttle=Throttle(rooms.store, settings.throttle), teller=teller, changes=changes, forward=pool.forward, journal=journal,
+            terms=_terms(settings), spool=spool if is_spooling else None, wait=lambda: schedule.wait(1, random.random()),  # noqa: S311
         )  # fmt: skip
         listeners = Listeners(house)
         listening = asyncio.create_task(changes.run())
@@ -182,18 +220,75 @@ async def run_smtp(settings: Settings, incarnation: str, ports: Sequence[int], r
             await listeners.drain(settings.smtp.drain_seconds)
             listening.cancel()
             await asyncio.wait({listening})
-            await teller.close(settings.store.timeout_seconds)
             pool.close()
+            if house.late:  # what they listened for stays in doubt, which they record
+                await asyncio.wait(house.late, timeout=settings.store.timeout_seconds)
+            await teller.close(settings.store.timeout_seconds)
 
 
-async def run_api(settings: Settings, sock: socket.socket, ready: Callable[[], None]) -> None:
+def _terms(settings: Settings) -> Terms:
+    """How a message is forwarded while its client waits."""
+    is_spooling = settings.upstream.when_unavailable == "spool"
+    patience = settings.retry.doubt_seconds if is_spooling else 0.0
+    return Terms(settings.upstream.forward_deadline_seconds, is_split=is_spooling, patience=patience)
+
+
+def retry_schedule(settings: Settings) -> Schedule:
+    """When spooled mail is tried again."""
+    retry = settings.retry
+    return Schedule(
+        first=retry.first_wait_seconds, longest=retry.longest_wait_seconds, factor=retry.factor, jitter=retry.jitter,
+        expire=retry.expire_seconds, warn_after=retry.warn_after_seconds,
+    )  # fmt: skip
+
+
+async def run_retry(settings: Settings, incarnation: str, ready: Callable[[], None]) -> None:
+    """The retry process: tries spooled mail again until it is told to stop."""
+    journal = open_journal(settings)
+    stop = _stop_event()
+    with suppress(OSError):
+        os.nice(RETRY_NICE)  # who waits for an answer goes first
+    async with open_rooms(settings, journal) as rooms, _spool(settings, incarnation, journal) as spool:
+        await _rejoin(rooms)
+        pool = Pool(replace(route(settings), max_connections=settings.retry.max_connections), settings.smtp.hostname)
+        rules = retry.Rules(
+            hostname=settings.smtp.hostname, schedule=retry_schedule(settings), doubt=settings.retry.doubt_seconds,
+            sessions=settings.retry.max_connections, is_holding=settings.retry.disabled_users == "hold",
+            drain=settings.smtp.drain_seconds,
+        )  # fmt: skip
+        life = Table(holds_folder(settings) / f"{incarnation}.holds")  # it holds nothing; its lock shows that this process lives
+        runner = retry.Runner(spool, pool, rooms.ledger, rooms.registry, journal, rules)
+        ready()
+        try:
+            await runner.run(stop)
+        finally:
+            pool.close()
+            await spool.close()
+            life.close()
+
+
+@asynccontextmanager
+async def _spool(settings: Settings, incarnation: str, journal: Journal) -> AsyncIterator[Spool]:
+    spool = open_spool(settings, incarnation, journal)
+    try:
+        yield spool
+    finally:
+        await spool.close()
+
+
+async def run_api(settings: Settings, incarnation: str, sock: socket.socket, ready: Callable[[], None]) -> None:
     """The API process."""
     journal = open_journal(settings)
     stop = _stop_event()
-    async with open_rooms(settings, journal) as rooms:
+    async with open_rooms(settings, journal) as rooms, AsyncExitStack() as stack:
         await _rejoin(rooms)
         throttle = Throttle(rooms.store, settings.throttle)
-        app = create_app(settings, rooms.registry, provisioning(rooms), rooms.ledger, throttle, journal, rooms.store)
+        spool = None
+        try:
+            spool = await stack.enter_async_context(_spool(settings, incarnation, journal))
+        except SpoolUnavailable as error:  # accounts can be administered without it
+            journal.alarm("spool_unavailable", id="api", error=str(error))
+        app = create_app(settings, rooms.registry, provisioning(rooms), rooms.ledger, throttle, journal, rooms.store, spool)
         ready()
         await serve_api(app, sock, stop, trusted_proxies=settings.api.trusted_proxies)
 
@@ -221,7 +316,7 @@ def _session_rules(settings: Settings) -> session.Rules:
     return session.Rules(
         hostname=smtp.hostname, max_message_bytes=smtp.max_message_bytes, max_recipients=smtp.max_recipients,
         max_connections=smtp.max_connections, max_refusals=smtp.max_refusals, max_passes=smtp.max_passes,
-        command_timeout=smtp.command_timeout_seconds, data_deadline=smtp.data_deadline_seconds,
+        command_timeout=smtp.command_timeout_seconds, data_deadline=smtp.data_deadline_seconds, doubt=settings.retry.doubt_seconds,
         forward_margin=settings.upstream.forward_deadline_seconds + settings.store.timeout_seconds + LEASE_MARGIN,
     )  # fmt: skip
 

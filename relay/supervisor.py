@@ -3,7 +3,8 @@
 Promises:
 - Nothing listens before the store is there and fit. What makes a start impossible is one line and exit status 2 (StartError).
 - A worker that dies is restarted with a growing delay, and what it held in the ledger comes back at once: charged where the
-  smarthost had taken the message, else released.
+  smarthost or the spool had taken the message, else released. What it was sending from the spool is tried again after the doubt.
+- Charges that the store could not be told of before are recorded before anything new is reserved.
 - The supervisor's death, however it comes, ends its processes.
 - A stop lets the workers drain, then stops the API, and the store last.
 
@@ -31,24 +32,17 @@ from prometheus_client import multiprocess, values
 from pydantic import SecretStr
 
 from relay.config import LEASE_MARGIN, ConfigError, Settings
-from relay.daemon import (
-    Rooms,
-    check_doors,
-    holds_folder,
-    join,
-    new_incarnation,
-    open_journal,
-    open_rooms,
-    settled_in,
-)
+from relay.daemon import Rooms, check_doors, join, new_incarnation, open_journal, open_rooms, open_spool
+from relay.estate import Estate
 from relay.journal import WORKER_DEATHS, Journal
-from relay.quota.teller import recover
 from relay.session.listener import ListenError, bind
+from relay.spool.fault import SpoolUnavailable
+from relay.spool.spool import Spool
 from relay.store.client import StoreForeign, StoreRefused, StoreUnavailable
 from relay.store.embedded import Embedded, EmbeddedError
 from relay.store.fitness import Unfit
 
-Role = Literal["smtp", "api"]
+Role = Literal["smtp", "retry", "api"]
 STEADY = 30.0
 """A worker that lived this long (s) is restarted without delay."""
 KILL_AFTER = 10.0
@@ -113,8 +107,10 @@ class Supervisor:
             raise StartError("--role needs store.url: separate roles cannot share an embedded store")
         embedded: Embedded | None = None
         locks = self._take_folder()
+        spool: Spool | None = None
         try:
             self._take_ports()
+            spool = self._open_spool()
             if is_embedded:
                 server = Embedded(settings.data.directory, settings.store.server, settings.store.maxmemory, self._on_store_event)
                 url = SecretStr(await server.start())
@@ -122,10 +118,14 @@ class Supervisor:
                 embedded = server
             async with open_rooms(settings, self._journal) as rooms:
                 await self._await_store(rooms)
-                await self._run_workers(rooms, on_ready)
+                estate = Estate(rooms, spool, self._journal)
+                await self._settle_past(estate)
+                await self._run_workers(estate, on_ready)
         finally:
             for sock in self._reserved:
                 sock.close()
+            if spool is not None:
+                await spool.close()
             if embedded is not None:
                 await embedded.stop()
             for lock in locks:
@@ -171,6 +171,12 @@ class Supervisor:
             self._api_socket.listen(1024)
             self._reserved.append(self._api_socket)
 
+    def _open_spool(self) -> Spool:
+        try:
+            return open_spool(self._settings, new_incarnation(), self._journal)
+        except SpoolUnavailable as error:
+            raise StartError(f"spool: {error}") from None
+
     # -- the store -----------------------------------------------------------------------------------------------------------
 
     async def _await_store(self, rooms: Rooms) -> None:
@@ -191,15 +197,26 @@ class Supervisor:
                 continue
             return
 
+    async def _settle_past(self, estate: Estate) -> None:
+        """Before anything is reserved: the charges of a store that was away when this relay ended; a stop ends the waiting."""
+        settling, stopping = asyncio.create_task(estate.replay()), asyncio.create_task(self._stop.wait())
+        await asyncio.wait((settling, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        settling.cancel()
+        with suppress(asyncio.CancelledError):
+            await settling
+
     # -- the workers ---------------------------------------------------------------------------------------------------------
 
-    async def _run_workers(self, rooms: Rooms, on_ready: Callable[[str], None]) -> None:
+    async def _run_workers(self, estate: Estate, on_ready: Callable[[str], None]) -> None:
         smtp = self._settings.smtp
         count = (smtp.workers or os.cpu_count() or 1) if "smtp" in self._roles else 0
         workers = [Worker("smtp", number) for number in range(count)]
+        workers += [Worker("retry", 0)] if "retry" in self._roles else []
         workers += [Worker("api", 0)] if "api" in self._roles else []
-        returning = {asyncio.create_task(self._recover(path, rooms)) for path in holds_folder(self._settings).glob("*.holds")}
-        keeping = {worker.name: asyncio.create_task(self._keep(worker, rooms, returning)) for worker in workers}
+        if "smtp" in self._roles or "retry" in self._roles:
+            await estate.begin()
+        keeping = {worker.name: asyncio.create_task(self._keep(worker, estate)) for worker in workers}
         stopping = asyncio.create_task(self._stop.wait())
         ready = asyncio.create_task(_all_ready(workers))
         try:
@@ -215,10 +232,7 @@ class Supervisor:
             ready.cancel()
             _notify(b"STOPPING=1")
             await self._stop_workers(workers, keeping)
-            if returning:
-                await asyncio.wait(returning, timeout=5)
-            for task in returning:
-                task.cancel()
+            await estate.end(5)
             self._journal.event("stopped")
 
     def _describe(self, count: int) -> str:
@@ -226,6 +240,8 @@ class Supervisor:
         if "smtp" in self._roles:
             where = ", ".join(f"{listen.address}:{port}" for listen, port in zip(self._settings.smtp.listen, self._ports(), strict=True))
             parts.append(f"SMTP on {where} ({count} workers)")
+        if self._roles == ("retry",):
+            parts.append("retry")
         if self._api_socket is not None:
             parts.append(f"API on http://{self._settings.api.address}:{self._api_socket.getsockname()[1]}")
         return ", ".join(parts)
@@ -233,7 +249,7 @@ class Supervisor:
     def _ports(self) -> list[int]:
         return [sock.getsockname()[1] for sock in self._reserved if sock is not self._api_socket]
 
-    async def _keep(self, worker: Worker, rooms: Rooms, returning: set[asyncio.Task[None]]) -> None:
+    async def _keep(self, worker: Worker, estate: Estate) -> None:
         """Keep one worker running until the relay stops."""
         delay = 0.1
         while not self._stop.is_set():
@@ -243,12 +259,8 @@ class Supervisor:
             except OSError as error:  # no more processes or files to be had: try again, ever slower
                 self._journal.alarm("worker_start_failed", worker=worker.name, error=str(error))
                 status = -1
-            if worker.role == "smtp":
-                path = holds_folder(self._settings) / f"{worker.incarnation}.holds"
-                if path.exists():
-                    task = asyncio.create_task(self._recover(path, rooms))
-                    returning.add(task)
-                    task.add_done_callback(returning.discard)
+            if worker.role != "api":
+                estate.inherit(worker.incarnation)
             if self._stop.is_set():
                 return
             if status == 2 and not worker.ready.is_set():  # it said why on standard error
@@ -270,7 +282,7 @@ class Supervisor:
         passed = [writer, given]
         if worker.role == "smtp":
             command += ["--ports", ",".join(map(str, self._ports()))]
-        elif self._api_socket is not None:
+        elif worker.role == "api" and self._api_socket is not None:
             command += ["--socket", str(self._api_socket.fileno())]
             passed.append(self._api_socket.fileno())
         try:
@@ -303,16 +315,6 @@ class Supervisor:
         os.lseek(fd, 0, os.SEEK_SET)
         return fd
 
-    async def _recover(self, path: Path, rooms: Rooms) -> None:
-        """Settle what a worker held when it died."""
-        try:
-            count = await recover(path, rooms.ledger, settled_in(self._journal))
-        except Exception as error:
-            self._journal.bug(path.stem, error)
-            return
-        if count:
-            self._journal.event("holds_returned", incarnation=path.stem, holds=count)
-
     def _drain_bound(self) -> float:
         """The longest a worker's drain takes: its patience, and then what is still on its way."""
         settings = self._settings
@@ -320,9 +322,9 @@ class Supervisor:
         return settings.smtp.drain_seconds + margin + settings.store.timeout_seconds
 
     async def _stop_workers(self, workers: list[Worker], keeping: dict[str, asyncio.Task[None]]) -> None:
-        """SMTP first, so that the API can still be asked while mail drains."""
-        for role in ("smtp", "api"):
-            these = [worker for worker in workers if worker.role == role]
+        """The API last, so that it can still be asked while mail drains."""
+        for roles in (("smtp", "retry"), ("api",)):
+            these = [worker for worker in workers if worker.role in roles]
             for worker in these:
                 _signal(worker, signal.SIGTERM)
             tasks = {keeping[worker.name] for worker in these}

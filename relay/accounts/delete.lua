@@ -3,7 +3,7 @@ local owner = redis.call('HGET', KEYS[1], 'owner')
 if not owner or (ARGV[1] ~= '' and owner ~= ARGV[1]) then
   return false
 end
-for _, part in ipairs({'', ':log', ':rlog', ':open', ':lapsed'}) do
+for _, part in ipairs({'', ':log', ':rlog', ':open', ':lapsed', ':settles'}) do
   redis.call('DEL', KEYS[1] .. part)
 end
 redis.call('PUBLISH', ARGV[2], ARGV[3])

@@ -18,11 +18,13 @@ from relay import __version__
 from relay.accounts.provisioning import BadValue, Provisioning, UnknownUser
 from relay.accounts.registry import Registry
 from relay.accounts.throttle import Throttle
-from relay.api import health, native, tes
+from relay.api import health, native, queue, tes
 from relay.api.gate import Gate
 from relay.api.rooms import Rooms, Settings
 from relay.journal import Journal
 from relay.quota.ledger import Ledger
+from relay.spool.fault import SpoolUnavailable
+from relay.spool.spool import Spool
 from relay.store.client import Store, StoreUnavailable
 
 UNAVAILABLE = "The service is temporarily unavailable"
@@ -38,19 +40,21 @@ def create_app(
     throttle: Throttle,
     journal: Journal,
     store: Store,
+    spool: Spool | None = None,
 ) -> FastAPI:
-    """Make the application."""
-    rooms = Rooms(settings.api, registry, provisioning, ledger, throttle, journal, store)
+    """Make the application; without a spool the queue is answered as unavailable."""
+    rooms = Rooms(settings.api, registry, provisioning, ledger, throttle, journal, store, spool)
     app = FastAPI(
         title="relay",
         version=__version__,
-        description="An SMTP relay that keeps per-user sending limits exactly: its owners' and users' accounts.",
+        description="An SMTP relay that keeps per-user sending limits exactly: its owners' and users' accounts, and their queue.",
         redirect_slashes=False,
         redoc_url=None,
     )
     app.state.rooms = rooms
     tes.add_routes(app)
     app.include_router(native.router)
+    app.include_router(queue.router)
     app.include_router(health.router)
     _add_errors(app, rooms)
     app.add_middleware(Gate, journal=journal, max_body=settings.api.max_body_bytes, on_bug=lambda path: _answer(rooms, path, 500, FAILED))
@@ -79,6 +83,10 @@ def _add_errors(app: FastAPI, rooms: Rooms) -> None:
 
     @app.exception_handler(StoreUnavailable)
     async def on_store(request: Request, error: StoreUnavailable) -> Response:
+        return _answer(rooms, request.url.path, 503, UNAVAILABLE, RETRY)
+
+    @app.exception_handler(SpoolUnavailable)
+    async def on_spool(request: Request, error: SpoolUnavailable) -> Response:
         return _answer(rooms, request.url.path, 503, UNAVAILABLE, RETRY)
 
 

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relay.journal import API_CALLS, Journal
+from relay.spool.fault import SpoolUnavailable
 from relay.store.client import StoreUnavailable
 
 BODY_SECONDS = 30.0
@@ -51,7 +52,7 @@ class Gate:
         try:
             await self._app(scope, _bounded(scope, receive, self._max_body), note)
         except Exception as error:
-            if isinstance(error.__cause__, StoreUnavailable):
+            if isinstance(error.__cause__, StoreUnavailable | SpoolUnavailable):
                 self._journal.event("api_answer_cut", path=scope["path"])
             else:
                 self._journal.bug(f"api-{uuid.uuid4().hex[:12]}", error)

@@ -12,6 +12,7 @@ from relay.accounts.registry import Registry
 from relay.accounts.throttle import Throttle
 from relay.journal import Journal
 from relay.quota.ledger import Ledger
+from relay.spool.spool import Spool
 from relay.store.client import Store
 
 
@@ -46,6 +47,8 @@ class Rooms:
     throttle: Throttle
     journal: Journal
     store: Store
+    spool: Spool | None = None
+    """None where it could not be opened; the queue is answered as unavailable then."""
 
 
 def rooms_of(request: Request) -> Rooms:

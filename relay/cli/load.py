@@ -19,7 +19,7 @@ from relay.loadkit.script import Script
 from relay.loadkit.sink import Sink
 
 Rules = Annotated[
-    list[str], typer.Option("--script", "-s", help="A rule of the sink, as `rcpt every=10 reply=\"450 4.2.0 busy\"`; may be repeated.")
+    list[str], typer.Option("--script", "-s", help='A rule of the sink, as `rcpt every=10 reply="450 4.2.0 busy"`; may be repeated.')
 ]
 
 

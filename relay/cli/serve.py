@@ -1,4 +1,4 @@
-"""relay serve, relay check, relay ledger: running a relay, and what its operator asks of it."""
+"""relay serve, relay check: running a relay, and whether it could be run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 import uvloop
 
-from relay.cli.door import Config, opened, run
+from relay.cli.door import Config
 from relay.config import ConfigError, Settings, load
-from relay.daemon import check_doors, epoch_file, run_api, run_smtp
+from relay.daemon import check_doors, run_api, run_retry, run_smtp
 from relay.session.listener import ListenError
-from relay.store import fitness
-from relay.store.client import StoreForeign, StoreUnavailable
+from relay.spool.fault import SpoolUnavailable
+from relay.store.client import StoreUnavailable
 from relay.supervisor import Role, StartError
 from relay.supervisor import serve as supervise
-
-ledger = typer.Typer(help="The ledger of what users have sent.", no_args_is_help=True)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -32,17 +30,18 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(serve)
     app.command()(check)
     app.command(hidden=True)(worker)
-    app.add_typer(ledger, name="ledger")
 
 
 def serve(
     config: Config = None,
-    role: Annotated[str, typer.Option(help="Run one role only, smtp or api; needs store.url.")] = "",
+    role: Annotated[str, typer.Option(help="Run one role only, smtp, retry or api; needs store.url.")] = "",
 ) -> None:
-    """Run the relay: the embedded store if no store.url is set, the SMTP workers and the API."""
-    roles: dict[str, tuple[Role, ...]] = {"": ("smtp", "api"), "smtp": ("smtp",), "api": ("api",)}
+    """Run the relay: the embedded store if no store.url is set, the SMTP workers, the retry process and the API."""
+    roles: dict[str, tuple[Role, ...]] = {
+        "": ("smtp", "retry", "api"), "smtp": ("smtp",), "retry": ("retry",), "api": ("api",),
+    }  # fmt: skip
     if role not in roles:
-        _fail(f"--role: {role}: no such role; smtp or api")
+        _fail(f"--role: {role}: no such role; smtp, retry or api")
     settings = _load(config)
     try:
         _loop(supervise(settings, roles[role], lambda line: typer.echo(f"relay is ready: {line}", err=True)))
@@ -81,30 +80,15 @@ def worker(
     try:
         if role == "smtp":
             _loop(run_smtp(settings, incarnation, [int(port) for port in ports.split(",")], tell))
+        elif role == "retry":
+            _loop(run_retry(settings, incarnation, tell))
         else:
-            _loop(run_api(settings, socket.socket(fileno=sock), tell))
+            _loop(run_api(settings, incarnation, socket.socket(fileno=sock), tell))
     except (ConfigError, ListenError) as error:
         _fail(str(error))
-    except StoreUnavailable as error:
+    except (StoreUnavailable, SpoolUnavailable) as error:
         typer.echo(f"relay: {error}", err=True)
         raise typer.Exit(75) from None
-
-
-@ledger.command()
-def adopt(config: Config = None) -> None:
-    """Take the store as it is: after it was emptied or replaced on purpose. Counters start from what it holds."""
-
-    async def do() -> None:
-        settings = _load(config)
-        try:
-            async with opened(config):
-                typer.echo("The store is already this node's own.")
-        except StoreForeign:
-            async with opened(config, is_joining=False) as door:
-                epoch = await fitness.adopt(door.store, epoch_file(settings))
-                typer.echo(f"Adopted the store, epoch {epoch}. Restart the relay.")
-
-    run(do())
 
 
 def _load(config: Path | None) -> Settings:

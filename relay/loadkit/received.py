@@ -7,6 +7,7 @@ marked, and counts for nothing. One it refused leaves no record.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -40,7 +41,8 @@ class Received:
 class Intake:
     """All that one sink received, and all that it replied."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_message: Callable[[Received], None] | None = None) -> None:
+        self._on_message = on_message
         self.messages: list[Received] = []
         self.replies: Counter[int] = Counter()
         """By code."""
@@ -66,6 +68,8 @@ class Intake:
         """Record a message that is decided."""
         message.answered = answered
         self.messages.append(message)
+        if self._on_message is not None:
+            self._on_message(message)
         if not answered:
             return
         self.answered += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -56,7 +56,9 @@ class Sink:
         credentials: Mapping[str, str] | None = None,
         keep: bool = False,
         digest: bool = False,
+        on_message: Callable[[Received], None] | None = None,
     ) -> None:
+        """`on_message` hears of each message once it is decided and before its reply leaves; what it writes is on record by then."""
         unknown = {name.upper() for name in without} - FEATURES
         if unknown:
             raise ValueError(f"without: unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(FEATURES))}")
@@ -68,7 +70,7 @@ class Sink:
         self.port = port
         self.script = Script() if script is None else script
         self.random = Random(seed)  # noqa: S311 - repeatable on purpose
-        self.intake = Intake()
+        self.intake = Intake(on_message)
         self.conversations: set[Conversation] = set()
         self._server: asyncio.Server | None = None
 

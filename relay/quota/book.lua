@@ -5,9 +5,11 @@
 --   :rlog      zset, the same for what the smarthost rejected
 --   :open      zset, holds: member = id:units, score = end of the lease in µs
 --   :lapsed    zset, holds whose lease has ended: not counted, not forgotten; score = when they lapsed
+--   :settles   stream, the latest settles that charged something, written by settle and read by verify alone
 -- The hash's fields that belong to the ledger:
 --   taken      units ever taken;   gone   those of them that have left the window: the window's sum is taken - gone
 --   rejected   units ever rejected; rgone likewise
+--   sum, rsum  taken - gone and rejected - rgone once more: no script reads them, verify holds them against the rest
 --   held       sum over :open
 --   last       the latest `now` this book was written at, µs
 --
@@ -17,7 +19,7 @@
 --
 -- ARGV[1..3]   window and resolution in µs, how long lapsed holds are kept in µs
 local K = KEYS[1]
-local LOG, RLOG, OPEN, LAPSED = K .. ':log', K .. ':rlog', K .. ':open', K .. ':lapsed'
+local LOG, RLOG, OPEN, LAPSED, SETTLES = K .. ':log', K .. ':rlog', K .. ':open', K .. ':lapsed', K .. ':settles'
 local WINDOW, RESOLUTION, KEEP = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local f = redis.call('HMGET', K, 'status', 'ostatus', 'gen', 'hourly', 'total',
@@ -71,12 +73,16 @@ local function freed(key, base, need)
 end
 
 -- Numbers are handed to redis.call as they are: it writes a whole number with all its digits (Lua's own conversion would not).
--- Most calls change only what is held.
+-- Most calls change only what is held, most others only what is taken.
 local function save()
-  if taken == before[1] and gone == before[2] and rejected == before[3] and rgone == before[4] then
-    redis.call('HSET', K, 'held', held, 'last', now)
+  if rejected ~= before[3] or rgone ~= before[4] then
+    redis.call('HSET', K, 'rejected', rejected, 'rgone', rgone, 'rsum', rejected - rgone)
+  end
+  if taken ~= before[1] or gone ~= before[2] then
+    if gone ~= before[2] then redis.call('HSET', K, 'gone', gone) end
+    redis.call('HSET', K, 'taken', taken, 'sum', taken - gone, 'held', held, 'last', now)
   else
-    redis.call('HSET', K, 'taken', taken, 'gone', gone, 'rejected', rejected, 'rgone', rgone, 'held', held, 'last', now)
+    redis.call('HSET', K, 'held', held, 'last', now)
   end
 end
 

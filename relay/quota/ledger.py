@@ -21,9 +21,13 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
+from relay.quota import audit
+from relay.quota.audit import Audit, Look, Record
 from relay.quota.limit import Rules, Usage
 from relay.store.client import Script, Store
 
+RECORDS_READ = 100_000
+"""The most records of a user that are read at once."""
 CHANGES = "relay:changes"
 """The channel on which the name of a changed user is published."""
 
@@ -89,7 +93,9 @@ class Ledger:
     def __init__(self, store: Store, rules: Rules, clock: str | None = None) -> None:
         self.rules = rules
         self._store = store
-        book = (clock or clock_text()) + _text("book.lua")
+        clock = clock or clock_text()
+        book = clock + _text("book.lua")
+        self._verify = Script.of(clock + _text("verify.lua"))
         self._reserve, self._settle, self._usage = (Script.of(book + _text(f"{name}.lua")) for name in ("reserve", "settle", "usage"))
         self._rules = (rules.window * 1_000_000, rules.resolution * 1_000_000, int(rules.keep_lapsed * 1_000_000))
         self._caps = (str(rules.rejected_factor), rules.rejected_minimum, rules.rejected_unlimited)
@@ -112,7 +118,7 @@ class Ledger:
 
     async def settle(self, user: str, id: str, units: int, accepted: int, rejected: int = 0) -> Settlement:
         """Close a hold: `accepted` of its `units` are taken, `rejected` are counted as such, the rest is released. Idempotent."""
-        answer = await self._store.run(self._settle, key(user), *self._rules, id, units, accepted, rejected)
+        answer = await self._store.run(self._settle, key(user), *self._rules, id, units, accepted, rejected, self.rules.records)
         outcome, at, window, taken, over = answer
         return Settlement(outcome.decode(), at, window, taken, bool(over))
 
@@ -124,6 +130,22 @@ class Ledger:
         _, hourly, total, window, in_flight, taken, rejected, instant, raw, _ = answer
         retry = None if instant < 0 else _seconds(instant - raw) if instant else 0
         return Usage(_limit(hourly), _limit(total), window, in_flight, taken, rejected, retry)
+
+    async def audit(self, user: str) -> Audit | None:
+        """Recount the user's book from its entries and records; nothing is written. None without such a user."""
+        answer = await self._store.run(self._verify, key(user), RECORDS_READ)
+        if not answer:
+            return None
+        clock, counters, *zsets, records = answer
+        values = (None if value is None else _show(value) for value in counters)
+        log, rlog, open, lapsed = ([(_show(flat[i]), float(flat[i + 1])) for i in range(0, len(flat), 2)] for flat in zsets)
+        look = Look(clock, dict(zip(audit.COUNTERS, values, strict=True)), log, rlog, open, lapsed, [_show(record) for record in records])
+        return audit.audit(look, self.rules)
+
+    async def record(self, user: str, id: str) -> Record | None:
+        """The record of the settle of a message, if it charged something and is still kept."""
+        entries = await self._store.command("XREVRANGE", f"{key(user)}:settles", "+", "-", "COUNT", RECORDS_READ)
+        return audit.recorded([_show(values[1]) for _, values in entries], id)
 
     async def open_holds(self, user: str) -> dict[str, int]:
         """The user's open holds, id:units to the end of the lease in µs; {} without such a user."""
@@ -162,6 +184,10 @@ def key(user: str) -> str:
 def read_holds(flat: Sequence[Any]) -> dict[str, int]:
     """Read what a script answers for open holds: id:units to the end of the lease in µs."""
     return {flat[i].decode(): int(float(flat[i + 1])) for i in range(0, len(flat), 2)}
+
+
+def _show(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")
 
 
 def _limit(value: bytes) -> int | None:

@@ -23,6 +23,8 @@ class Rules:
     """The same where the hourly limit is null."""
     keep_lapsed: float = 7 * 86400.0
     """How long a lapsed hold may still be settled."""
+    records: int = 100
+    """How many settles of a user are kept on record, or somewhat more; 0: none."""
 
     def units(self, recipients: int) -> int:
         """What a message to this many distinct recipients counts."""

@@ -1,6 +1,6 @@
 -- Settle: close a hold. `accepted` of its units are taken now, `rejected` count against the cap on rejected mail, the rest is free.
 --
--- ARGV[4..7]   id, n as reserved, accepted, rejected
+-- ARGV[4..8]   id, n as reserved, accepted, rejected, how many records are kept of it (0: none)
 -- Returns      {outcome, commit instant in µs, units in the window, units ever taken, 1 if it exceeds a limit}
 --   ok         the hold was open
 --   late       its lease had lapsed: taken all the same, and an overdraft if it exceeds a limit
@@ -29,5 +29,17 @@ if bounced > 0 then
   redis.call('ZADD', RLOG, rejected, bucket)
 end
 save()
+-- The record of it: with the sums after it, so that the first one kept says how far the ones before it had come. A hold that was only
+-- given back leaves none: it changes no sum, and a refused or aborted message shall cost nothing. What cannot be put on record (a key
+-- that is no stream) is charged all the same; verify finds the gap.
+-- (Lua writes a sum below 10^14 with all its digits; an instant is longer.)
+if accepted > 0 or bounced > 0 then
+  if ARGV[8] == '0' then
+    redis.call('DEL', SETTLES)  -- what stayed would not fit what comes when they are kept again
+  else
+    redis.pcall('XADD', SETTLES, 'MAXLEN', '~', ARGV[8], '*', 'r', ARGV[4] .. ' ' .. ARGV[5] .. ' ' .. ARGV[6] .. ' ' .. ARGV[7]
+               .. ' ' .. outcome .. ' ' .. string.format('%.0f ', now) .. taken .. ' ' .. rejected)
+  end
+end
 local over = accepted > 0 and ((hourly and taken - gone > hourly) or (total and taken > total))
 return {outcome, now, taken - gone, taken, over and 1 or 0}

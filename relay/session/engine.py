@@ -184,9 +184,7 @@ class Engine(SMTP):
         self._is_held_back = False
         self.is_tls = True
         try:
-            upgrade: Any = self._events.start_tls(
-                self._transport, self, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_TIMEOUT
-            )
+            upgrade: Any = self._events.start_tls(self._transport, self, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_TIMEOUT)
             transport = await upgrade
         except (OSError, TimeoutError):  # ssl.SSLError is an OSError
             raise Gone from None

@@ -60,7 +60,7 @@ def parse_mail(argument: bytes, max_size: int) -> Sender | Reply:
                 values["envid"] = value
             case "AUTH", str() if value == "<>" or _XTEXT.fullmatch(value):
                 pass  # RFC 4954 section 5: accepted from every client, trusted from none
-            case ("SIZE" | "BODY" | "RET" | "ENVID" | "AUTH"), _:
+            case (("SIZE" | "BODY" | "RET" | "ENVID" | "AUTH"), _):
                 return Reply(501, "5.4", f"Bad value of {name}")
             case _:
                 return Reply(555, "5.4", f"{name[:SHOWN]}: parameter not supported")
@@ -85,7 +85,7 @@ def parse_rcpt(argument: bytes) -> Recipient | Reply:
                 notify = value.upper()
             case "ORCPT", str() if len(value) <= 500 and (parts := _ORCPT.fullmatch(value)) and _XTEXT.fullmatch(parts[1]):
                 orcpt = value
-            case ("NOTIFY" | "ORCPT"), _:
+            case (("NOTIFY" | "ORCPT"), _):
                 return Reply(501, "5.4", f"Bad value of {name}")
             case _:
                 return Reply(555, "5.4", f"{name[:SHOWN]}: parameter not supported")

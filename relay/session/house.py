@@ -13,16 +13,17 @@ from relay.accounts.registry import Registry
 from relay.accounts.throttle import Throttle
 from relay.journal import Journal
 from relay.mail.envelope import Envelope
-from relay.mail.verdict import Verdicts
 from relay.quota.teller import Teller
+from relay.spool.spool import Spool
 from relay.store.client import StoreForeign
 from relay.upstream.smarthost import Message
+from relay.upstream.terms import Attempt, Terms
 
 if TYPE_CHECKING:
     from relay.session.protocol import Protocol
     from relay.session.transaction import Transaction
 
-Forward = Callable[[Envelope, Message], Awaitable[Verdicts]]
+Forward = Callable[[Envelope, Message, Terms], Awaitable[Attempt]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Rules:
     """From 354 to the final dot."""
     forward_margin: float = 24.0
     """What of its lease a message must have left before it is forwarded: the forward deadline and the time to settle."""
+    doubt: float = 600.0
+    """How long the answer to a final dot may come (RFC 5321 section 4.5.3.2.6); until then nobody tries again."""
     failure_floor: float = 0.3
     """No refusal of credentials is faster, so that its time says nothing of its reason."""
 
@@ -68,11 +71,19 @@ class House:
     teller: Teller
     changes: Changes
     forward: Forward
+    terms: Terms
+    """What every forward keeps to."""
     journal: Journal
+    spool: Spool | None = None
+    """None: what the smarthost does not take is refused."""
+    wait: Callable[[], float] = lambda: 60.0
+    """Seconds until a message that was deferred is tried again for the first time."""
     connections: set[Protocol] = field(default_factory=set)
     uploads: dict[str, set[Transaction]] = field(default_factory=dict)
     """Transactions whose message is still coming in, by user."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    late: set[asyncio.Task[None]] = field(default_factory=set)
+    """Those who listen for an answer to a final dot after the client has had its own."""
     serial: int = 0
     is_draining: bool = False
 

@@ -188,7 +188,7 @@ class Protocol(Engine):
         hostname = self._house.rules.hostname
         lines = [f"{hostname} greets {self._helo}"]
         if is_esmtp:
-            lines += ["PIPELINING", f"SIZE {self._house.rules.max_message_bytes}", "8BITMIME", "ENHANCEDSTATUSCODES"]
+            lines += ["PIPELINING", f"SIZE {self._house.rules.max_message_bytes}", "8BITMIME", "DSN", "ENHANCEDSTATUSCODES"]
             if self._door.tls == "starttls" and not self.is_tls:
                 lines.append("STARTTLS")
             if self._is_safe_for_passwords():

@@ -6,12 +6,15 @@ Promises:
 - A change of the user's account reaches a message that is still being uploaded: it is checked anew when the change is heard, and
   at its dot if it may have been missed.
 - Nothing goes to the smarthost under a lease that may end before its answer does.
+- What the smarthost did not take is durable in the spool before the client hears 250; where only some recipients were refused, before
+  the final dot is sent. Without a spool a message is all or nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,21 +22,36 @@ from relay.accounts.user import User
 from relay.mail import trace
 from relay.mail.envelope import Envelope
 from relay.mail.reply import Reply
-from relay.quota.ledger import Hold, Refusal
+from relay.mail.verdict import Deferred, Verdicts
+from relay.quota.ledger import Hold, Refusal, Settlement
+from relay.quota.teller import Kept
 from relay.session.capture import Capture, has_bare_newline
-from relay.session.disposition import Disposition, dispose
+from relay.session.deposit import Deposit, counted, in_flight
+from relay.session.disposition import Disposition, dispose_split, dispose_whole
+from relay.spool.entry import Standing
+from relay.spool.fault import SpoolUnavailable
 from relay.store.client import StoreRefused, StoreUnavailable
 from relay.upstream.smarthost import Message
+from relay.upstream.terms import Attempt, Terms
 
 if TYPE_CHECKING:
     from relay.session.house import House
 
 STORE_DOWN = Reply(451, "3.0", "Temporary backend failure, try again later")
+SPOOL_DOWN = Reply(452, "3.1", "Insufficient system storage, try again later")
 CLOSING = Reply(421, "7.0", "Account was changed, closing")
 
 
 class Gone(Exception):
     """The client is no longer there."""
+
+
+class Withheld(Exception):
+    """The message may not go out after all; the reply says why, and nothing of it was offered to the smarthost."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
 
 
 class Client(Protocol):
@@ -53,6 +71,7 @@ class Transaction:
         self._hop = hop
         self.id = id
         self.units = house.teller.ledger.rules.units(len(envelope.recipients))
+        self._deposit = Deposit(house, user, envelope, id, self.units)
         self._hold: Hold | None = None
         self._refusal: Reply | None = None
         self._mark = 0
@@ -72,7 +91,8 @@ class Transaction:
         try:
             return await self._carry(client)
         except BaseException:
-            await self._release("aborted")
+            if not self._deposit.is_made:  # else the spool answers for it, and retry settles it
+                await self._release("aborted")
             raise
 
     async def _carry(self, client: Client) -> Reply:
@@ -172,32 +192,119 @@ class Transaction:
     async def _forward(self, wire: bytes, header: trace.Header) -> Reply:
         house, envelope = self._house, self._envelope
         only = envelope.recipients[0].address if len(envelope.recipients) == 1 else ""
-        prefix = trace.prefix(header, self._hop, self.id, formatdate(), only)
+        self._message = Message(trace.prefix(header, self._hop, self.id, formatdate(), only), wire)
         began = time.monotonic()
         self.is_forwarding = True
-        verdicts = await house.forward(envelope, Message(prefix, wire))
-        end = dispose(verdicts, self.id)
+        try:
+            attempt = await house.forward(envelope, self._message, self._terms())
+            end = await self._dispose(attempt)
+        except Withheld as withheld:
+            return await self._withdraw(withheld.reply)
         hold, self._hold = self._hold, None
         assert hold is not None
-        recipients = [recipient.address for recipient in envelope.recipients]
+        if end.ours:
+            house.journal.alarm("upstream_misconfigured", id=self.id, cause=end.ours)
         if end.outcome != "taken":
             await house.teller.settle(hold, 0, self._rejected(end))
-            house.journal.rejected(self.id, self._user.name, envelope.sender, recipients, end.outcome, str(end.reply))
-            if end.ours:
-                causes = sorted({str(verdict.reply) for verdict in verdicts.values()})
-                house.journal.alarm("upstream_misconfigured", id=self.id, cause="; ".join(causes))
+            self._tell_rejected(end.outcome, end.reply)
             return end.reply
-        settlement = await house.teller.settle(hold, self.units)
-        self.is_taken = True
-        at = settlement.at if settlement is not None else 0
-        house.journal.taken(
-            self.id, self._user.name, envelope.sender, recipients, self.units, at, len(wire), time.monotonic() - began, str(end.reply)
-        )
-        if settlement is None:
-            house.journal.alarm("charge_at_risk", id=self.id, user=self._user.name, units=self.units)
-        elif settlement.is_overdraft:
-            house.journal.overdraft(self.id, self._user.name, self.units, at)
+        unit = house.teller.ledger.rules.unit
+        accepted = counted(end.standings, unit) if end.standings else self.units
+        settlement = await house.teller.settle(hold, accepted, end.failed if unit == "recipients" else 0)
+        self._tell_taken(end, accepted, settlement, time.monotonic() - began)
+        if attempt.late is not None:
+            self._deposit.hear_out(attempt.late)
         return end.reply
+
+    def _terms(self) -> Terms:
+        """Only where recipients may fare differently there is something to do between the envelope and the dot."""
+        terms = self._house.terms
+        return replace(terms, before_dot=self._before_dot) if terms.is_split and len(self._envelope.recipients) > 1 else terms
+
+    async def _before_dot(self, refused: Verdicts) -> None:
+        """Some were refused, some accepted: the entry is durable before the final dot, or the dot is not sent. Raises Withheld."""
+        if refused:
+            standings = in_flight(self._envelope, refused, "451 4.4.2 The final dot was sent")
+            await self._put(standings, is_mine=True)
+
+    async def _dispose(self, attempt: Attempt) -> Disposition:
+        """Decide, and see that the spool has what it must answer for; raises Withheld if it cannot take it."""
+        if self._house.spool is None:
+            return dispose_whole(attempt.verdicts, self.id)
+        end = dispose_split(self._envelope, attempt.verdicts, self.id)
+        try:
+            if self._deposit.is_made:
+                await self._amend(end, attempt)
+            elif end.standings:
+                await self._keep(end, attempt)
+        except SpoolUnavailable as error:  # it stands in the spool as it was before the dot, in doubt, and so the message is taken
+            self._house.journal.alarm("spool_unavailable", id=self.id, error=str(error))
+            end = Disposition("taken", Reply(250, "0.0", f"{self.id} Queued"), standings=self._deposit.standings)
+        if end.in_doubt:
+            self._house.journal.in_doubt(self.id, end.in_doubt, str(next(one.reply for one in end.standings if one.in_doubt)))
+        return end
+
+    async def _amend(self, end: Disposition, attempt: Attempt) -> None:
+        """Record in the entry made before the dot what the dot's answer was; raises SpoolUnavailable."""
+        if end.outcome == "rejected":
+            await self._deposit.withdraw()
+        elif attempt.late is None:
+            await self._deposit.record(end.standings)
+
+    async def _keep(self, end: Disposition, attempt: Attempt) -> None:
+        """Put what was not delivered into the spool; raises Withheld."""
+        is_delivered = not any(one.state == "waiting" for one in end.standings)
+        try:
+            is_unreached = all(isinstance(v, Deferred) and v.unreached for v in attempt.verdicts.values())
+            await self._put(end.standings, attempt.late is not None, is_unreached, is_sent=is_delivered or bool(end.in_doubt))
+        except Withheld:
+            if is_delivered:  # only the report on the delivery is lost with it
+                return
+            if attempt.late is not None:
+                attempt.late.cancel()
+            if end.in_doubt:  # the client will send it again
+                self._house.journal.in_doubt(self.id, end.in_doubt, str(SPOOL_DOWN))
+            raise
+
+    async def _put(self, standings: tuple[Standing, ...], is_mine: bool = False, is_unreached: bool = False, is_sent: bool = False) -> None:
+        """Put the entry, on a lease that lasts; raises Withheld. What `is_sent` is taken on the lease that was checked before."""
+        if not is_sent and not self._is_safe():
+            await self._reserve()
+            if self._hold is None:
+                raise Withheld(self._refuse())
+        accepted = counted(standings, self._house.teller.ledger.rules.unit)
+        try:
+            await self._deposit.make(standings, accepted, self._message.prefix, self._message.wire, is_mine, is_unreached)
+        except SpoolUnavailable as error:
+            self._house.journal.alarm("spool_unavailable", id=self.id, error=str(error))
+            raise Withheld(SPOOL_DOWN) from None
+
+    async def _withdraw(self, reply: Reply) -> Reply:
+        """The message is not taken: nothing is charged, and the client keeps it."""
+        if self._hold is not None:  # else it was refused, which is on record
+            hold, self._hold = self._hold, None
+            await self._house.teller.settle(hold, 0)
+            self._tell_rejected("deferred", reply)
+        return reply
+
+    def _tell_rejected(self, outcome: str, reply: Reply) -> None:
+        recipients = [recipient.address for recipient in self._envelope.recipients]
+        self._house.journal.rejected(self.id, self._user.name, self._envelope.sender, recipients, outcome, str(reply))
+
+    def _tell_taken(self, end: Disposition, accepted: int, settlement: Settlement | Kept, seconds: float) -> None:
+        self.is_taken = True
+        journal, user = self._house.journal, self._user.name
+        recipients = [recipient.address for recipient in self._envelope.recipients]
+        # What somebody else has settled (retry may be faster) has its instant on record there.
+        at = settlement.at if isinstance(settlement, Settlement) and settlement.outcome != "done" else 0
+        spooled = end.spooled if end.standings else None
+        journal.taken(
+            self.id, user, self._envelope.sender, recipients, accepted, at, len(self._message.wire), seconds, str(end.reply), spooled
+        )
+        if isinstance(settlement, Kept):
+            journal.charge_waits(self.id, user, accepted, settlement.is_durable)
+        elif settlement.is_overdraft:
+            journal.overdraft(self.id, user, accepted, at)
 
     def _rejected(self, end: Disposition) -> int:
         """Units that count against the cap on rejected mail."""

@@ -18,6 +18,10 @@ class Broken(Exception):
     """The conversation cannot go on; the text says why."""
 
 
+class Overdue(Exception):
+    """The wait for a reply was interrupted; the conversation is whole, and the reply still owed."""
+
+
 class Conversation(asyncio.Protocol):
     """Speaks on a transport that is connected, secured and greeted."""
 
@@ -30,8 +34,10 @@ class Conversation(asyncio.Protocol):
         self._octets = 0
         self._replies: deque[tuple[int, str]] = deque()
         self._owed = 0
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool] | None = None
         self._fault: str = ""
+        self.is_out_of_step = False
+        """Something came that answers nothing that was asked: what was taken for replies before may have belonged elsewhere."""
 
     @property
     def is_clean(self) -> bool:
@@ -59,18 +65,19 @@ class Conversation(asyncio.Protocol):
         self._buffer = buffer[start:]
         if len(self._buffer) + self._octets > MAX_REPLY:
             self._break("a reply without an end")
-        self._wake()
+        if self._replies:
+            self._wake()
 
     def _take_line(self, line: bytes) -> None:
         code = line[:3]
         if len(code) < 3 or not code.isdigit() or not b"200" <= code < b"600" or line[3:4] not in (b" ", b"-", b""):
-            self._break(f"no SMTP reply: {line[:80]!r}")
+            self._fall_out(f"no SMTP reply: {line[:80]!r}")
             return
         if self._owed == 0:
-            self._break(f"a reply to no command: {line[:80]!r}")
+            self._fall_out(f"a reply to no command: {line[:80]!r}")
             return
         if self._lines and code != self._code:
-            self._break(f"a reply of several codes: {line[:80]!r}")
+            self._fall_out(f"a reply of several codes: {line[:80]!r}")
             return
         self._code = code
         self._lines.append(line[4:].decode("utf-8", "replace"))
@@ -88,6 +95,10 @@ class Conversation(asyncio.Protocol):
         """The connection is gone."""
         self._break(f"connection lost: {exc}" if exc else "connection lost")
 
+    def _fall_out(self, why: str) -> None:
+        self.is_out_of_step = True
+        self._break(why)
+
     def _break(self, why: str) -> None:
         self._fault = self._fault or why
         if self._transport is not None and not self._transport.is_closing():
@@ -96,7 +107,12 @@ class Conversation(asyncio.Protocol):
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._waiter.set_result(True)
+
+    def interrupt(self) -> None:
+        """End the wait for a reply with Overdue, unless the reply is already there; nothing if nobody waits."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(False)
 
     def send(self, *data: bytes, replies: int) -> None:
         """Write, and expect so many more replies; raises Broken."""
@@ -106,16 +122,21 @@ class Conversation(asyncio.Protocol):
         self._transport.writelines(data)
 
     async def reply(self) -> tuple[int, str]:
-        """The next reply; raises Broken. Cancelling breaks the conversation: its reply would answer the next command."""
+        """The next reply; raises Broken, or Overdue.
+
+        Cancelling breaks the conversation: its reply would answer the next command. An interruption leaves it to be asked for again.
+        """
         while not self._replies:
             if self._fault:
                 raise Broken(self._fault)
             self._waiter = self._loop.create_future()
             try:
-                await self._waiter
+                has_come = await self._waiter
             except asyncio.CancelledError:
                 self._break("abandoned")
                 raise
+            if not (has_come or self._replies or self._fault):
+                raise Overdue
         return self._replies.popleft()
 
     async def ask(self, command: bytes) -> tuple[int, str]:

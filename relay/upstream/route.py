@@ -24,12 +24,14 @@ class Route:
     timeout: float = 15.0
     """The longest wait for a connection, and for each reply."""
     forward_deadline: float = 20.0
-    """The longest a client waits for the whole attempt."""
+    """The longest a client waits for the whole attempt; for whoever sets the terms of one."""
     max_connections: int = 20
     """Sessions of one process at a time."""
     max_idle: float = 20.0
     max_messages: int = 1000
     """Messages on one session."""
+    down_seconds: float = 5.0
+    """How long a smarthost that gave no session is left alone before one message tries again; doubled by each further failure; 0: never."""
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"

@@ -3,6 +3,8 @@
 Promises:
 - Addresses and content go out octet for octet as they were accepted (aiosmtplib's own MAIL and RCPT re-parse addresses).
 - Every recipient gets a verdict. Once the final dot is written, anything but a clear reply is doubt.
+- Content is offered to all recipients or to none, unless the terms allow it to be split; what the caller does before the dot is done
+  before the first octet of it.
 - The relay's own faults (login, TLS, configuration) are told apart from the message's, and are never permanent.
 - A session is used again only after a transaction that ended as the protocol says.
 """
@@ -12,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from dataclasses import dataclass
-from enum import Enum, auto
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import aiosmtplib
 
@@ -21,22 +23,17 @@ from relay.mail.envelope import Envelope, Recipient
 from relay.mail.reply import Reply, from_upstream
 from relay.mail.verdict import Deferred, Delivered, Failed, Verdict, Verdicts
 from relay.upstream.conversation import Broken, Conversation
+from relay.upstream.progress import Progress, Stage
 from relay.upstream.route import Route
+from relay.upstream.terms import Terms
 
 # Replies that speak of this relay's login or of its command sequence, never of the message.
 _OUR_FAULTS = frozenset({500, 502, 503, 504, 530, 534, 535, 538})
 
+WITHHELD = Deferred(Reply(451, "3.0", "Not sent: another recipient was refused"), withheld=True)
+
 WIND_UP = 2.0
 """Seconds in which a session must become fit again after a refusal: the client is waiting for the verdict it already has."""
-
-
-class Stage(Enum):
-    """How far a transaction came."""
-
-    ENVELOPE = auto()
-    DATA = auto()
-    DOT = auto()
-    """The final dot is written: from here on the outcome is the smarthost's to tell."""
 
 
 class NoSession(Exception):
@@ -44,7 +41,7 @@ class NoSession(Exception):
 
     def __init__(self, verdict: Deferred) -> None:
         super().__init__(str(verdict.reply))
-        self.verdict = verdict
+        self.verdict = replace(verdict, unreached=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +108,7 @@ class Smarthost:
     def __init__(self, client: aiosmtplib.SMTP) -> None:
         self._client = client  # it owns the socket
         self._extensions = {name.lower(): value for name, value in client.esmtp_extensions.items()}
+        self._has_dsn = "dsn" in self._extensions
         self._conversation = Conversation(asyncio.get_running_loop())
         transport = client.transport
         assert transport is not None
@@ -136,12 +134,14 @@ class Smarthost:
         """Whether the smarthost's EHLO named an extension (lower case)."""
         return extension in self._extensions
 
-    async def transact(self, envelope: Envelope, message: Message, progress: Progress) -> Verdicts:
-        """Offer a message to all its recipients or to none: any refusal ends it before DATA. Raises Broken.
+    async def transact(self, envelope: Envelope, message: Message, progress: Progress, terms: Terms) -> Verdicts:
+        """Offer a message to its recipients. Raises Broken, Overdue (only after the dot: hear_dot goes on), and what before_dot raises.
 
-        Everything is in one flight where a single recipient makes that safe (RFC 2920): its refusal makes DATA fail too.
+        Any refusal ends it before DATA, unless the terms allow it to be split: then it goes to those who were accepted. All is in one
+        flight where a single recipient makes that safe (RFC 2920): its refusal makes DATA fail too.
         """
         self.messages += 1
+        progress.stage = Stage.ENVELOPE
         if refusal := self._unsuited(message):
             return dict.fromkeys(envelope.recipients, refusal)
         mail = self._mail(envelope, message)
@@ -150,43 +150,71 @@ class Smarthost:
         in_one_flight = pipelining and len(rcpts) == 1
         self._conversation.send(mail, *(rcpts if pipelining else ()), *([b"DATA\r\n"] if in_one_flight else ()),
                                 replies=1 + pipelining * len(rcpts) + in_one_flight)  # fmt: skip
-        if verdicts := await self._hear_envelope(envelope, rcpts, pipelining):
-            await self._wind_up()
-            return verdicts
+        accepted: Sequence[Recipient] = envelope.recipients
+        if not await self._hear_envelope(envelope, rcpts, pipelining, progress, terms.is_split):
+            accepted = [recipient for recipient in accepted if recipient not in progress.said]
+            if not accepted:
+                await self._wind_up()
+                return self._in_step(progress)
         progress.stage = Stage.DATA
-        code, text = await (self._conversation.reply() if in_one_flight else self._conversation.ask(b"DATA\r\n"))
-        if code < 400 and code != 354:
-            raise Broken(f"answered DATA with {code}")
+        try:
+            code, text = await (self._conversation.reply() if in_one_flight else self._conversation.ask(b"DATA\r\n"))
+            if code < 400 and code != 354:
+                self._conversation.is_out_of_step = True
+                raise Broken(f"answered DATA with {code}")
+        except Broken:
+            self._in_step(progress)  # a connection that is lost, as after 421, leaves what was said as it is
+            raise
         if code != 354:
-            verdict = self._verdict(code, text)
+            progress.said |= dict.fromkeys(accepted, self._verdict(code, text))
             await self._wind_up()
-            return dict.fromkeys(envelope.recipients, verdict)
+            return self._in_step(progress)
+        if terms.before_dot is not None:
+            progress.stage = Stage.BEFORE_DOT
+            await terms.before_dot(dict(progress.said))
+            progress.check()
         self._conversation.send(message.prefix, message.wire, b".\r\n", replies=1)
-        progress.stage = Stage.DOT
+        progress.reach_dot(self._conversation)
+        return await self.hear_dot(accepted, progress)
+
+    def _in_step(self, progress: Progress) -> Verdicts:
+        """What was said of the recipients; raises Broken where a reply may have been taken for another's: then nothing was."""
+        if self._conversation.is_out_of_step:
+            progress.said = {}
+            raise Broken("its replies do not match the commands")
+        return progress.said
+
+    async def hear_dot(self, accepted: Sequence[Recipient], progress: Progress) -> Verdicts:
+        """The reply to the final dot, and all that was said before it. Raises Broken, Overdue."""
         code, text = await self._conversation.reply()
         if 300 <= code < 400:
             raise Broken(f"answered the final dot with {code}")
-        return dict.fromkeys(envelope.recipients, self._verdict(code, text))
+        verdict = self._verdict(code, text)
+        return {**progress.said, **dict.fromkeys(accepted, verdict)} if progress.said else dict.fromkeys(accepted, verdict)
 
-    async def _hear_envelope(self, envelope: Envelope, rcpts: list[bytes], pipelining: bool) -> dict[Recipient, Verdict]:
-        """The replies to MAIL and RCPT: verdicts for all if anyone was refused, nothing if DATA may follow."""
+    async def _hear_envelope(self, envelope: Envelope, rcpts: list[bytes], pipelining: bool, progress: Progress, is_split: bool) -> bool:
+        """The replies to MAIL and RCPT: whether all were accepted, else progress says who was not, or will not be served."""
         talk = self._conversation
         code, text = await talk.reply()
         if code == 421 and self.messages > 1:  # it had enough of this session, not of the message
             raise Broken(f"closed by the smarthost: {text}")
         if code >= 300:
-            return dict.fromkeys(envelope.recipients, self._verdict(code, text))
-        refused: dict[Recipient, Verdict] = {}
+            progress.said = dict.fromkeys(envelope.recipients, self._verdict(code, text))
+            return False
+        # Of a message that may not be split nothing is said until all of it can be.
+        refused = progress.said if is_split else {}
+        rest: Verdict | None = None if is_split else WITHHELD
         for recipient, rcpt in zip(envelope.recipients, rcpts, strict=True):
             code, text = await (talk.reply() if pipelining else talk.ask(rcpt))
             if code >= 300:
                 refused[recipient] = self._verdict(code, text)
-            if code == 421:  # it is closing: nothing more will be answered
+            if code == 421:  # it is closing: nothing more will be answered, and nobody served
+                rest = rest or refused[recipient]
                 break
         if not refused:
-            return {}
-        withheld = Deferred(Reply(451, "3.0", "Not sent: another recipient was refused"), withheld=True)
-        return {recipient: refused.get(recipient, withheld) for recipient in envelope.recipients}
+            return True
+        progress.said = {**dict.fromkeys(envelope.recipients, rest), **refused} if rest else refused
+        return False
 
     async def _wind_up(self) -> None:
         """Make the session fit for another transaction after a refusal, or end it: the verdicts stand either way."""
@@ -205,7 +233,7 @@ class Smarthost:
     def _verdict(self, code: int, text: str) -> Verdict:
         """What a reply says of the recipients it concerns; one that ends the session ends it."""
         if code < 300:
-            return Delivered(from_upstream(code, text))
+            return Delivered(from_upstream(code, text), self._has_dsn)
         if code == 421:
             self.abort()
             return Deferred(Reply(451, "3.2", "upstream said: " + from_upstream(code, text).text))
@@ -241,13 +269,6 @@ class Smarthost:
             line += f" NOTIFY={recipient.notify}" if recipient.notify else ""
             line += f" ORCPT={recipient.orcpt}" if recipient.orcpt else ""
         return line.encode("ascii") + b"\r\n"
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far the attempt has come, for whoever must judge it when it is cut short."""
-
-    stage: Stage = Stage.ENVELOPE
 
 
 def _our_fault(detail: str, text: str) -> Deferred:

@@ -21,6 +21,7 @@ from relay.api.server import serve_api
 from relay.journal import Journal
 from relay.quota.ledger import Ledger
 from relay.quota.limit import Rules
+from relay.spool.spool import Spool
 from relay.store.client import Store
 
 
@@ -57,14 +58,20 @@ class House:
 
 
 @pytest.fixture
-async def house(store: Store, place: Path) -> AsyncIterator[House]:
+async def spool() -> Spool | None:
+    """The spool behind the door: none, unless a module has one."""
+    return None
+
+
+@pytest.fixture
+async def house(store: Store, place: Path, spool: Spool | None) -> AsyncIterator[House]:
     """The running server."""
     log = place / "journal"
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     journal, key, settings = Journal(fd, "test"), Key(bytes(range(32))), Settings()
     ledger, registry = Ledger(store, Rules()), Registry(store, key)
     provisioning = Provisioning(store, key, registry, ledger, journal, change_wait=1.0)
-    app = create_app(settings, registry, provisioning, ledger, Throttle(store, Guesses()), journal, store)
+    app = create_app(settings, registry, provisioning, ledger, Throttle(store, Guesses()), journal, store, spool)
     sock = socket.create_server(("127.0.0.1", 0))
     stop = asyncio.Event()
     serving = asyncio.create_task(serve_api(app, sock, stop))

@@ -170,7 +170,9 @@ def test_settings_cannot_be_changed() -> None:
         ('[api]\ntrusted_proxies = ["proxy.example"]\n', "api.trusted_proxies: 'proxy.example' is neither an address nor a network"),
         ('[api]\ntrusted_proxies = ["*"]\n', "api.trusted_proxies: '*' is neither"),
         ('[upstream]\nusername = "me"\n', "username: refused with security"),
-        ('[upstream]\nwhen_unavailable = "spool"\n', "upstream.when_unavailable: "),
+        ('[upstream]\nwhen_unavailable = "drop"\n', "upstream.when_unavailable: "),
+        ("[retry]\nfirst_wait_seconds = 7200\n", "retry: longest_wait_seconds: shorter than first_wait_seconds"),
+        ("[retry]\nwarn_after_seconds = 172800\n", "retry: warn_after_seconds: not before expire_seconds"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line_with_the_file_and_the_key(text: str, named: str, toml: Write) -> None:

@@ -74,9 +74,7 @@ async def test_an_api_that_refuses_is_an_error_without_the_token(api: str) -> No
 @pytest.mark.parametrize("is_json", [False, True])
 async def test_a_load_test_sends_and_judges(start_sink: StartSink, api: str, is_json: bool) -> None:
     target = await start_sink('data every=5 reply="451 4.0.0 busy"', credentials={"u1": "p", "u2": "p"})
-    options = LoadOptions(
-        port=target.port, provision=Provision(api, "o1", "good", users=2), connections=2, messages=20, json=is_json
-    )
+    options = LoadOptions(port=target.port, provision=Provision(api, "o1", "good", users=2), connections=2, messages=20, json=is_json)
     out = io.StringIO()
     result = await run_loadtest(options, Console(file=out, width=100))
     assert result.holds
@@ -94,9 +92,7 @@ async def test_a_load_that_nothing_forwards_is_found_lost_at_its_own_sink(start_
     target = await start_sink()
     (tmp_path / "relay.log").write_text("")
     sinks: list[Sink] = []
-    options = LoadOptions(
-        port=target.port, connections=1, messages=3, sink=0, journals=(f"{tmp_path}/*.log",), hourly=5, quiet_seconds=0.1
-    )
+    options = LoadOptions(port=target.port, connections=1, messages=3, sink=0, journals=(f"{tmp_path}/*.log",), hourly=5, quiet_seconds=0.1)
     result = await run_loadtest(options, Console(file=io.StringIO()), sinks.append)
     assert {finding.kind for finding in result.verdict.findings} >= {"lost", "answered but not taken"}
     assert not result.holds

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from relay.quota.audit import AHEAD
+from relay.quota.ledger import Ledger, key
 from relay.store.client import Store
 from relay.store.embedded import SOCKET, configuration, find_server
 from tests.quota.book import Book, Commit
@@ -34,6 +36,16 @@ async def audit(store: Store, name: str, book: Book) -> None:
     _audit_log(book, rlog, rejected, rgone, book.rejected)
 
 
+async def examine(store: Store, ledger: Ledger, user: str, book: Book, clock: int) -> None:
+    """Assert that the user's keys say what the model says, and that the ledger's recount finds nothing but a clock set back."""
+    await audit(store, key(user), book)
+    found = await ledger.audit(user)
+    assert (found is not None) == book.exists
+    if found is not None:
+        ahead = [difference for difference in found.differences if AHEAD in difference]
+        assert list(found.differences) == ahead and len(ahead) == (book.last > clock), found.differences
+
+
 def _audit_log(book: Book, log: Log, total: int, gone: int, commits: list[Commit]) -> None:
     by_bucket: dict[int, int] = {}
     for commit in book.counting(commits, book.last):
@@ -55,10 +67,11 @@ def _scored(flat: list[bytes]) -> Log:
 def volatile_server() -> Iterator[str]:
     """A server without an event loop of its own, which need not survive a power failure; its URL."""
     place = Path(tempfile.mkdtemp(prefix="relay-"))
-    text = configuration(place, "256mb").replace("appendfsync always", "appendfsync no").encode()
+    text = configuration(place, "256mb").replace("appendfsync always", "appendfsync no")
+    text += "stream-node-max-entries 2\n"  # so that a few records more are trimmed already
     with subprocess.Popen([find_server(), "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         assert process.stdin is not None
-        process.stdin.write(text)
+        process.stdin.write(text.encode())
         process.stdin.close()
         while not (place / SOCKET).exists():
             assert process.poll() is None

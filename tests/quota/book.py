@@ -110,6 +110,18 @@ class Book:
                 return instant
         raise AssertionError("it never fits")
 
+    def wait_for_one(self, raw: int) -> int | None:
+        """Seconds from `raw` until one more unit fits: 0 now, None never."""
+        if self.hourly == 0 or (self.total is not None and self.ever() + 1 > self.total):
+            return None
+        if self.hourly is not None and self.sent() + self.held() + 1 > self.hourly:
+            instant = self.first_fit(self.taken, self.hourly, 1)
+        elif self.total is not None and self.ever() + self.held() + 1 > self.total:  # only what is in flight stands in the way
+            instant = min(hold.ends for hold in self.open.values())
+        else:
+            return 0
+        return max(0, -(-(instant - raw) // SECOND))
+
     # -- calls
 
     def reserve(self, raw: int, id: str, units: int, generation: int, lease: int) -> Expected:

@@ -57,7 +57,10 @@ async def test_the_rules_hold_for_users_on_every_node(clustered: Store, nodes: l
     await asyncio.gather(*(every_rule_once(ledger, clustered, user) for user in USERS))
     # All keys of a user are on its node, and only there.
     sizes = [await node.store.command("DBSIZE") for node in nodes]
-    assert all(size % 2 == 0 for size in sizes) and sum(sizes) == 2 * len(USERS)  # the hash and the log
+    assert all(size % 3 == 0 for size in sizes) and sum(sizes) == 3 * len(USERS)  # the hash, the log and the records
+    for user in USERS:
+        found = await ledger.audit(user)
+        assert found is not None and found.differences == () and found.records == 4
 
 
 async def every_rule_once(ledger: Ledger, store: Store, user: str) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from relay.quota.ledger import Hold, Ledger, Refusal, Settlement, key
 from relay.quota.limit import Rules, Usage
-from relay.quota.teller import SLOT, Charge, Table, Teller, read_table, recover
+from relay.quota.table import SLOT, Charge, Table, read_table
+from relay.quota.teller import Kept, Teller, recover
 from relay.store.client import Store, StoreUnavailable
 from relay.store.embedded import Embedded
 from tests.quota import doomed
@@ -87,7 +88,7 @@ async def usage(ledger: Ledger, user: str = USER) -> Usage:
 async def test_a_charge_whose_reply_was_lost_is_replayed_and_counts_once(desk: Desk, book: Ledger, loss: str) -> None:
     hold = await desk.reserve("1")
     desk.proxy.mode = "cut" if loss == "cut" else "swallow"
-    assert await desk.teller.settle(hold, 1) is None
+    assert isinstance(await desk.teller.settle(hold, 1), Kept)
     assert desk.teller.kept == 1
     desk.proxy.mode = "pass"
     await desk.settled()
@@ -115,7 +116,7 @@ async def test_a_reserve_whose_reply_was_lost_is_released_and_costs_nothing(desk
 async def test_nothing_is_reserved_before_the_kept_charges_are_answered(desk: Desk, book: Ledger) -> None:
     hold = await desk.reserve("1")
     desk.proxy.mode = "withhold"
-    assert await desk.teller.settle(hold, 1) is None
+    assert isinstance(await desk.teller.settle(hold, 1), Kept)
     with pytest.raises(StoreUnavailable, match="charges wait"):
         await desk.teller.reserve(USER, "2", 1, 1)
     desk.proxy.mode = "pass"
@@ -139,7 +140,7 @@ async def test_a_hold_that_is_checked_anew_during_an_outage_is_given_back_after_
     """The caller hears StoreUnavailable, gives up, and does not come back to settle."""
     first, second = await desk.reserve("1"), await desk.reserve("2")
     desk.proxy.mode = "withhold"
-    assert await desk.teller.settle(first, 1) is None
+    assert isinstance(await desk.teller.settle(first, 1), Kept)
     with pytest.raises(StoreUnavailable):
         await desk.teller.reserve(USER, second.id, 1, 1)
     desk.proxy.mode = "pass"
@@ -154,7 +155,7 @@ async def test_an_error_answer_does_not_stop_the_teller_for_good(desk: Desk, boo
     hold = await desk.reserve("1")
     await store.command("RENAME", key(USER), f"{key(USER)}:aside")
     await store.command("SET", key(USER), "no book")
-    assert await desk.teller.settle(hold, 1) is None
+    assert isinstance(await desk.teller.settle(hold, 1), Kept)
     await asyncio.sleep(0.2)
     assert desk.teller.kept == 1
     await store.command("RENAME", f"{key(USER)}:aside", key(USER))
@@ -171,7 +172,7 @@ async def test_a_charge_outlives_a_killed_store_and_counts_once(desk: Desk, serv
     await desk.teller.settle(before, 1)
     hold = await desk.reserve("2")
     os.kill(server.pid, signal.SIGKILL)
-    assert await desk.teller.settle(hold, 1) is None
+    assert isinstance(await desk.teller.settle(hold, 1), Kept)
     with pytest.raises(StoreUnavailable):
         await desk.teller.reserve(USER, "3", 1, 1)
     await desk.settled()
@@ -185,7 +186,7 @@ async def test_a_charge_outlives_a_killed_store_and_counts_once(desk: Desk, serv
 async def test_a_charge_that_the_store_never_took_stays_in_the_table_for_the_next_process(desk: Desk, book: Ledger) -> None:
     hold = await desk.reserve("1")
     desk.proxy.mode = "withhold"
-    assert await desk.teller.settle(hold, 1) is None
+    assert isinstance(await desk.teller.settle(hold, 1), Kept)
     await desk.teller.close(0.05)
     told: Told = []
     assert await recover(desk.table.path, book, lambda charge, settlement: told.append((charge, settlement))) == 1
@@ -357,7 +358,7 @@ async def test_without_room_for_the_table_nothing_is_reserved(desk: Desk, book: 
             with pytest.raises(StoreUnavailable, match=r"w1\.holds"):
                 await desk.teller.reserve(USER, f"x{number}", 1, 1)
         assert (await usage(book)).in_flight == 1
-        assert await desk.teller.settle(hold, 1) is not None  # what was reserved can still be charged
+        assert isinstance(await desk.teller.settle(hold, 1), Settlement)  # what was reserved can still be charged
         await desk.teller.settle(await desk.reserve("2"), 0)
     # With room again, nothing of it is left behind.
     assert desk.teller.kept == 0

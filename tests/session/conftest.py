@@ -27,13 +27,16 @@ from relay.loadkit.script import Script
 from relay.loadkit.sink import Sink
 from relay.quota.ledger import CHANGES, Ledger
 from relay.quota.limit import Rules as QuotaRules
-from relay.quota.teller import Charge, Table, Teller
+from relay.quota.table import Charge, Table
+from relay.quota.teller import Teller
 from relay.session.house import Door, House, Rules
 from relay.session.listener import Listeners, bind
 from relay.session.protocol import Protocol
+from relay.spool.spool import Spool
 from relay.store.client import Store
 from relay.upstream.pool import Pool
 from relay.upstream.route import Route
+from relay.upstream.terms import Terms
 
 HOSTNAME = "relay.example"
 
@@ -242,7 +245,7 @@ def certificate(authority: trustme.CA) -> ssl.SSLContext:
 
 @pytest.fixture
 def open_worker(store: Store, place: Path, trust: ssl.SSLContext, certificate: ssl.SSLContext) -> Opening:
-    """Opens a worker: `rules`, `quota` and `route` change single fields, `sink` is the smarthost's keywords."""
+    """Opens a worker: `rules`, `quota` and `route` change single fields, `sink` is the smarthost's keywords, `is_spooling` a spool."""
 
     @asynccontextmanager
     async def opening(
@@ -251,20 +254,26 @@ def open_worker(store: Store, place: Path, trust: ssl.SSLContext, certificate: s
         route: Mapping[str, Any] | None = None,
         sink: Mapping[str, Any] | None = None,
         guesses: Guesses | None = None,
+        deadline: float = 20.0,
+        is_spooling: bool = False,
+        reserve: int = 0,
     ) -> AsyncIterator[Worker]:
         smarthost = Sink("127.0.0.1", 0, **{"keep": True, **(sink or {})})
         await smarthost.start()
-        log = place / "journal"
-        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        fd = os.open(log := place / "journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         journal, key = Journal(fd, "test"), Key(bytes(range(32)))
         ledger, registry = Ledger(store, replace(QuotaRules(), **(quota or {}))), Registry(store, key)
         settled: list[Charge] = []
         teller = Teller(ledger, Table(place / "holds" / "test.holds"), lambda charge, _: settled.append(charge))
-        pool = Pool(replace(Route("127.0.0.1", smarthost.port), **(route or {})), HOSTNAME)
+        pool = Pool(replace(Route("127.0.0.1", smarthost.port, down_seconds=0.0), **(route or {})), HOSTNAME)
         house: House
         changes = Changes(store, CHANGES, lambda user: house.on_change(user))
         limits = replace(Rules(HOSTNAME, failure_floor=0.01), **(rules or {}))
-        house = House(limits, "test", registry, Throttle(store, guesses or Guesses()), teller, changes, pool.forward, journal)
+        spool = Spool(place / "spool.db", "test", reserve)
+        terms = Terms(deadline, is_split=is_spooling, patience=limits.doubt if is_spooling else 0.0)
+        throttle = Throttle(store, guesses or Guesses())
+        kept = spool if is_spooling else None
+        house = House(limits, "test", registry, throttle, teller, changes, pool.forward, terms, journal, kept)
         listeners = Listeners(house)
         listening = asyncio.create_task(changes.run())
         doors = {
@@ -288,6 +297,9 @@ def open_worker(store: Store, place: Path, trust: ssl.SSLContext, certificate: s
             await asyncio.wait({listening})
             await teller.close(2)
             pool.close()
+            if house.late:
+                await asyncio.wait(house.late, timeout=5)
+            await spool.close()
             await smarthost.stop()
             os.close(fd)
 

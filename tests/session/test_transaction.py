@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from relay.loadkit.message import stuff
 from relay.mail.envelope import Envelope
-from relay.mail.verdict import Verdicts
 from relay.upstream.smarthost import Message
+from relay.upstream.terms import Attempt, Terms
 from tests.session.conftest import Account, Opening, Wire, Worker
 
 DOORS = ("plain", "starttls", "implicit")
@@ -318,7 +318,7 @@ async def test_what_the_smarthost_rejects_is_capped(open_worker: Opening) -> Non
     ],
 )
 async def test_a_smarthost_that_fails_costs_the_client_nothing(open_worker: Opening, rule: str, reply: bytes, outcome: str) -> None:
-    async with open_worker(route={"forward_deadline": 0.3}) as worker:
+    async with open_worker(deadline=0.3) as worker:
         account = await worker.add_user()
         worker.script(rule)
         wire = await worker.enter(account)
@@ -339,7 +339,7 @@ async def test_a_fault_of_our_own_is_an_alarm_and_says_nothing_of_itself(open_wo
 
 
 async def test_a_bug_is_451_and_a_constant_text_and_releases(worker: Worker, account: Account) -> None:
-    async def broken(envelope: Envelope, message: Message) -> Verdicts:
+    async def broken(envelope: Envelope, message: Message, terms: Terms) -> Attempt:
         raise ZeroDivisionError("very secret")
 
     forward, worker.house.forward = worker.house.forward, broken

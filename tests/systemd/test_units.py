@@ -17,7 +17,8 @@ from relay.supervisor import KILL_AFTER
 from tests.peer import need
 
 UNITS = Path(__file__).parents[2] / "systemd"
-SERVICES = ("relay.service", "relay-smtp.service", "relay-api.service")
+ROLES = ("relay-smtp.service", "relay-retry.service", "relay-api.service")
+SERVICES = ("relay.service", *ROLES)
 EXPOSED = 2.0
 """The exposure that systemd-analyze may find at most, of 10."""
 
@@ -89,7 +90,7 @@ def test_a_stop_is_given_the_time_that_the_relay_may_take() -> None:
     drain = Settings().smtp.drain_seconds + KILL_AFTER
     store = 15.0 + 5.0  # the embedded server's own stop, and the holds that are still being returned
     assert float(setting("relay.service", "TimeoutStopSec")[0]) >= 2 * drain + store
-    for name in ("relay-smtp.service", "relay-api.service"):
+    for name in ROLES:
         assert float(setting(name, "TimeoutStopSec")[0]) >= drain + 5.0
 
 
@@ -120,7 +121,7 @@ def test_every_credential_is_a_setting_or_is_named_by_one(name: str) -> None:
 
 
 def test_the_roles_and_the_whole_exclude_each_other() -> None:
-    assert set(setting("relay.service", "Conflicts")[0].split()) == {"relay-smtp.service", "relay-api.service"}
-    assert set(setting("relay.target", "Wants")[0].split()) == {"relay-smtp.service", "relay-api.service"}
-    for name in ("relay-smtp.service", "relay-api.service"):
+    assert set(setting("relay.service", "Conflicts")[0].split()) == set(ROLES)
+    assert set(setting("relay.target", "Wants")[0].split()) == set(ROLES)
+    for name in ROLES:
         assert setting(name, "PartOf") == ["relay.target"]

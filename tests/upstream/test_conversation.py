@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.upstream.conversation import MAX_REPLY, Broken, Conversation
+from relay.upstream.conversation import MAX_REPLY, Broken, Conversation, Overdue
 
 
 class Line(asyncio.Transport):
@@ -180,3 +180,36 @@ async def test_it_says_quit_only_where_nothing_is_owed() -> None:
     owing, line = talk(1)
     owing.quit()
     assert (line.written, line.is_cut) == (b"X\r\n", True)
+
+
+@pytest.mark.parametrize("partial", [b"", b"250-al", b"250-almost\r\n"])
+async def test_an_interrupted_wait_leaves_the_reply_to_be_asked_for_again(partial: bytes) -> None:
+    conversation, line = talk(1)
+    waiting = asyncio.create_task(conversation.reply())
+    await asyncio.sleep(0)
+    conversation.data_received(partial)
+    conversation.interrupt()
+    with pytest.raises(Overdue):
+        await waiting
+    assert conversation.owed == 1 and not line.is_cut
+    conversation.data_received(b"250-almost\r\n"[len(partial) :] + b"250 done\r\n")
+    assert await conversation.reply() == (250, "almost\ndone")
+    assert conversation.is_clean
+
+
+@pytest.mark.parametrize("comes_first", [False, True])
+async def test_a_reply_that_comes_together_with_the_interruption_is_heard(comes_first: bool) -> None:
+    conversation, _ = talk(1)
+    waiting = asyncio.create_task(conversation.reply())
+    await asyncio.sleep(0)
+    deeds = [lambda: conversation.data_received(b"250 done\r\n"), conversation.interrupt]
+    for deed in deeds if comes_first else reversed(deeds):
+        deed()
+    assert await waiting == (250, "done")
+    conversation.interrupt()
+    conversation.send(b"X\r\n", replies=1)
+    again = asyncio.create_task(conversation.reply())
+    await asyncio.sleep(0)
+    assert not again.done()
+    conversation.data_received(b"250 more\r\n")
+    assert await again == (250, "more")

@@ -13,22 +13,14 @@ import pytest
 from relay.loadkit.script import Script
 from relay.loadkit.sink import Sink
 from relay.mail.envelope import Envelope, Recipient
-from relay.mail.verdict import Deferred, Delivered, Failed, Verdict
+from relay.mail.verdict import Deferred, Delivered, Failed
 from relay.upstream.pool import Pool
 from relay.upstream.smarthost import Message
-from tests.upstream.conftest import MESSAGE, ONE, TWO, Opening, envelope
+from tests.upstream.conftest import MESSAGE, ONE, TWO, Opening, envelope, verdict_of, verdicts_of
 
 STAGES = ("mail", "rcpt", "data", "dot")
 BEFORE = ("connect", "ehlo")
 SHORT = {"forward_deadline": 0.2, "timeout": 5.0}
-
-
-async def forwarded(pool: Pool, *recipients: Recipient) -> Verdict:
-    """The verdict over each recipient, where it is the same."""
-    verdicts = await pool.forward(envelope(*recipients), MESSAGE)
-    assert set(verdicts) == set(recipients or (ONE,))
-    (verdict,) = set(verdicts.values())
-    return verdict
 
 
 async def is_sound(pool: Pool, sink: Sink) -> None:
@@ -36,7 +28,7 @@ async def is_sound(pool: Pool, sink: Sink) -> None:
     sink.script = Script()
     before = sink.intake.answered
     for count in (1, 2):
-        assert isinstance(await forwarded(pool), Delivered)
+        assert isinstance(await verdict_of(pool, deadline=5.0), Delivered)
         assert sink.intake.answered == before + count
 
 
@@ -46,7 +38,7 @@ async def is_sound(pool: Pool, sink: Sink) -> None:
 async def test_messages_share_a_session(open_pool: Opening) -> None:
     async with open_pool() as (pool, sink):
         for count in range(1, 4):
-            verdict = await forwarded(pool, ONE, TWO)
+            verdict = await verdict_of(pool, ONE, TWO)
             assert isinstance(verdict, Delivered) and verdict.reply.text == f"Ok: queued as {count}"
         assert (sink.intake.connections, sink.intake.answered) == (1, 3)
         assert sink.messages[0].content == MESSAGE.prefix + MESSAGE.wire
@@ -55,26 +47,26 @@ async def test_messages_share_a_session(open_pool: Opening) -> None:
 @pytest.mark.parametrize("feature", [(), ("PIPELINING",), ("PIPELINING", "8BITMIME", "SIZE", "DSN", "ENHANCEDSTATUSCODES")])
 async def test_it_gets_along_with_a_smarthost_that_offers_little(open_pool: Opening, feature: tuple[str, ...]) -> None:
     async with open_pool("rcpt match=two@* first=1 reply='550 5.1.1 no'", without=feature) as (pool, sink):
-        refused = await pool.forward(envelope(ONE, TWO), MESSAGE)
+        refused = await verdicts_of(pool, envelope(ONE, TWO))
         assert isinstance(refused[TWO], Failed) and refused[ONE] == Deferred(refused[ONE].reply, withheld=True)
-        assert isinstance(await forwarded(pool, ONE, TWO), Delivered)
+        assert isinstance(await verdict_of(pool, ONE, TWO), Delivered)
         assert (sink.intake.connections, sink.intake.answered) == (1, 1)
 
 
 async def test_a_session_carries_so_many_messages_and_no_more(open_pool: Opening) -> None:
     async with open_pool(route={"max_messages": 2}) as (pool, sink):
         for _ in range(4):
-            assert isinstance(await forwarded(pool), Delivered)
+            assert isinstance(await verdict_of(pool), Delivered)
         assert sink.intake.connections == 2
 
 
 async def test_a_session_that_is_idle_too_long_is_closed_with_quit(open_pool: Opening) -> None:
     async with open_pool(route={"max_idle": 0.05}) as (pool, sink):
-        assert isinstance(await forwarded(pool), Delivered)
+        assert isinstance(await verdict_of(pool), Delivered)
         while sink.conversations:
             await asyncio.sleep(0.01)
         assert sink.replies[221] == 1
-        assert isinstance(await forwarded(pool), Delivered)
+        assert isinstance(await verdict_of(pool), Delivered)
         assert sink.intake.connections == 2
 
 
@@ -89,15 +81,15 @@ async def test_no_more_sessions_than_allowed_are_open_at_a_time(open_pool: Openi
                 await asyncio.sleep(0.001)
 
         watching = asyncio.create_task(watch())
-        verdicts = await asyncio.gather(*(forwarded(pool) for _ in range(20)))
+        verdicts = await asyncio.gather(*(verdict_of(pool) for _ in range(20)))
         watching.cancel()
         assert all(isinstance(verdict, Delivered) for verdict in verdicts)
         assert (most, sink.intake.connections, sink.intake.answered) == (3, 3, 20)
 
 
 async def test_who_waits_for_a_session_too_long_is_deferred_and_nothing_was_sent(open_pool: Opening) -> None:
-    async with open_pool("dot stall=forever", route={"max_connections": 1, **SHORT}) as (pool, sink):
-        first, second = await asyncio.gather(forwarded(pool), forwarded(pool))
+    async with open_pool("dot stall=forever", route={"max_connections": 1, "forward_deadline": 0.5}) as (pool, sink):
+        first, second = await asyncio.gather(verdict_of(pool), verdict_of(pool))
         assert isinstance(first, Deferred) and first.in_doubt
         assert isinstance(second, Deferred) and not second.in_doubt
         assert sink.intake.connections == 1
@@ -108,38 +100,38 @@ async def test_who_waits_for_a_session_too_long_is_deferred_and_nothing_was_sent
 
 async def test_an_idle_session_that_died_is_replaced_without_a_word(open_pool: Opening) -> None:
     async with open_pool() as (pool, sink):
-        assert isinstance(await forwarded(pool), Delivered)
+        assert isinstance(await verdict_of(pool), Delivered)
         for conversation in tuple(sink.conversations):
             conversation.abort()
         # At once: its end may not have been heard yet.
-        assert isinstance(await forwarded(pool), Delivered)
+        assert isinstance(await verdict_of(pool), Delivered)
         for conversation in tuple(sink.conversations):
             conversation.abort()
         await asyncio.sleep(0.05)
-        assert isinstance(await forwarded(pool), Delivered)
+        assert isinstance(await verdict_of(pool), Delivered)
         assert (sink.intake.connections, sink.intake.answered) == (3, 3)
 
 
 @pytest.mark.parametrize("rule", ["mail first=1 drop", "rcpt first=1 drop", "data first=1 drop", "mail first=1 garbage"])
 async def test_a_used_session_that_breaks_before_the_content_is_replaced(open_pool: Opening, rule: str) -> None:
     async with open_pool() as (pool, sink):
-        assert isinstance(await forwarded(pool), Delivered)
+        assert isinstance(await verdict_of(pool), Delivered)
         sink.script = Script.parse([rule])
-        assert isinstance(await forwarded(pool), Delivered)
+        assert isinstance(await verdict_of(pool), Delivered)
         assert (sink.intake.connections, sink.intake.answered) == (2, 2)
 
 
 async def test_a_used_session_that_says_421_at_mail_is_replaced(open_pool: Opening) -> None:
     async with open_pool() as (pool, sink):
-        assert isinstance(await forwarded(pool), Delivered)
+        assert isinstance(await verdict_of(pool), Delivered)
         sink.script = Script.parse(["mail first=1 reply='421 4.4.2 idle too long' close"])
-        assert isinstance(await forwarded(pool), Delivered)
+        assert isinstance(await verdict_of(pool), Delivered)
         assert (sink.intake.connections, sink.intake.answered) == (2, 2)
 
 
 async def test_421_at_mail_on_a_fresh_session_is_told(open_pool: Opening) -> None:
     async with open_pool("mail reply='421 4.3.2 not now' close") as (pool, sink):
-        verdict = await forwarded(pool)
+        verdict = await verdict_of(pool)
         assert isinstance(verdict, Deferred) and str(verdict.reply) == "451 4.3.2 upstream said: not now"
         await is_sound(pool, sink)
 
@@ -154,7 +146,7 @@ async def test_a_broken_attempt_is_temporary_and_in_doubt_only_after_the_dot(
     open_pool: Opening, stage: str, deed: str, without: tuple[str, ...]
 ) -> None:
     async with open_pool(f"{stage} {deed}", route=SHORT, without=without) as (pool, sink):
-        verdict = await forwarded(pool, ONE, TWO)
+        verdict = await verdict_of(pool, ONE, TWO)
         answered = sink.intake.answered
         match verdict:
             case Delivered():
@@ -175,7 +167,7 @@ async def test_a_surplus_reply_never_answers_another_command(open_pool: Opening,
     async with open_pool("mail first=1 reply='451 4.3.0 later'", f"{stage} twice") as (pool, sink):
         for _ in range(4):
             before = sink.intake.answered
-            verdict = await forwarded(pool, *recipients)
+            verdict = await verdict_of(pool, *recipients)
             assert isinstance(verdict, Delivered) == (sink.intake.answered > before)
             assert not isinstance(verdict, Failed)
         await is_sound(pool, sink)
@@ -187,7 +179,7 @@ async def test_a_smarthost_that_answers_data_with_anything_positive_but_354_has_
     open_pool: Opening, reply: str, recipients: tuple[Recipient, ...]
 ) -> None:
     async with open_pool(f"data reply='{reply}'") as (pool, sink):
-        verdict = await forwarded(pool, *recipients)
+        verdict = await verdict_of(pool, *recipients)
         assert isinstance(verdict, Deferred) and not verdict.in_doubt
         assert sink.messages == []
         await is_sound(pool, sink)
@@ -197,7 +189,7 @@ async def test_a_smarthost_that_answers_data_with_anything_positive_but_354_has_
 @pytest.mark.parametrize("code", [450, 451, 550, 554, 421])
 async def test_what_it_refuses_is_told_and_the_session_is_fit_for_the_next(open_pool: Opening, stage: str, code: int) -> None:
     async with open_pool(f"{stage} reply='{code} {code // 100}.7.1 because'") as (pool, sink):
-        verdict = await forwarded(pool)
+        verdict = await verdict_of(pool)
         assert isinstance(verdict, Failed if code >= 500 else Deferred)
         assert verdict.reply.text == "upstream said: because"
         assert verdict.reply.code == (code if code >= 500 else 451)
@@ -210,7 +202,7 @@ async def test_a_verdict_stands_though_the_session_cannot_be_wound_up(open_pool:
     rules = (f"{stage} match=one@* reply='550 5.1.1 no'", f"{stage} match=a@* reply='550 5.1.1 no'", "rset stall=forever")
     async with open_pool(*rules) as (pool, sink):
         began = time.monotonic()
-        verdict = await forwarded(pool)
+        verdict = await verdict_of(pool)
         assert isinstance(verdict, Failed) and time.monotonic() - began < 4
         await is_sound(pool, sink)
 
@@ -233,7 +225,7 @@ async def test_a_354_where_nobody_was_accepted_is_no_invitation(open_pool: Openi
     heard: list[bytes] = []
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with open_pool(route={"port": server.sockets[0].getsockname()[1]}) as (pool, _):
-        assert isinstance(await forwarded(pool), Failed)
+        assert isinstance(await verdict_of(pool), Failed)
         await gone.wait()
     server.close()
     assert [line[:4] for line in heard] == [b"EHLO", b"MAIL", b"RCPT", b"DATA"]
@@ -247,9 +239,9 @@ async def test_an_attempt_that_is_cancelled_never_returns_its_session(open_pool:
     rules = [f"{stage} stall=0.2"] + ["rcpt reply='450 4.2.0 later'"] * (stage == "rset")
     async with open_pool() as (pool, sink):
         if stage not in ("connect", "ehlo"):
-            assert isinstance(await forwarded(pool), Delivered)
+            assert isinstance(await verdict_of(pool), Delivered)
         sink.script = Script.parse(rules)
-        attempt = asyncio.create_task(forwarded(pool))
+        attempt = asyncio.create_task(verdict_of(pool))
         await asyncio.sleep(0.1)
         attempt.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -263,7 +255,7 @@ async def test_an_attempt_that_is_cancelled_never_returns_its_session(open_pool:
 async def test_an_attempt_ends_at_its_deadline(open_pool: Opening, stage: str) -> None:
     async with open_pool(f"{stage} stall=forever", route=SHORT) as (pool, sink):
         began = time.monotonic()
-        verdict = await forwarded(pool)
+        verdict = await verdict_of(pool)
         assert 0.15 < time.monotonic() - began < 1
         assert isinstance(verdict, Deferred) and verdict.in_doubt == (stage == "dot")
         await is_sound(pool, sink)
@@ -273,14 +265,14 @@ async def test_an_attempt_ends_at_its_deadline(open_pool: Opening, stage: str) -
 async def test_a_smarthost_that_does_not_greet_is_given_up_after_the_timeout(open_pool: Opening, stage: str) -> None:
     async with open_pool(f"{stage} stall=forever", route={"timeout": 0.2}) as (pool, _):
         began = time.monotonic()
-        verdict = await forwarded(pool)
+        verdict = await verdict_of(pool)
         assert 0.15 < time.monotonic() - began < 1
         assert isinstance(verdict, Deferred) and not verdict.in_doubt and verdict.reply.status == "4.4.1"
 
 
 async def test_an_answer_that_came_together_with_the_end_of_the_connection_counts(open_pool: Opening) -> None:
     async with open_pool("dot close") as (pool, sink):
-        assert isinstance(await forwarded(pool), Delivered)
+        assert isinstance(await verdict_of(pool), Delivered)
         assert sink.intake.answered == 1
         await is_sound(pool, sink)
 
@@ -291,7 +283,7 @@ async def test_an_answer_that_came_together_with_the_end_of_the_connection_count
 async def test_a_refused_login_is_ours_and_temporary(open_pool: Opening) -> None:
     route = {"username": "me", "password": "wrong"}
     async with open_pool(route=route, credentials={"me": "right"}) as (pool, sink):
-        verdict = await forwarded(pool)
+        verdict = await verdict_of(pool)
         assert isinstance(verdict, Deferred) and verdict.ours and verdict.reply.status == "4.3.5"
         assert "wrong" not in str(verdict)
         assert sink.replies[535] == 1  # one attempt, not one with each mechanism
@@ -301,25 +293,25 @@ async def test_a_refused_login_is_ours_and_temporary(open_pool: Opening) -> None
 async def test_whatever_is_said_to_our_login_is_never_permanent(open_pool: Opening, reply: str) -> None:
     route = {"username": "me", "password": "right"}
     async with open_pool(f"auth reply='{reply}'", route=route, credentials={"me": "right"}) as (pool, sink):
-        assert isinstance(await forwarded(pool), Deferred)
+        assert isinstance(await verdict_of(pool), Deferred)
         await is_sound(pool, sink)
 
 
 async def test_a_smarthost_that_offers_no_login_is_ours(open_pool: Opening) -> None:
     async with open_pool(route={"username": "me", "password": "right"}) as (pool, _):
-        verdict = await forwarded(pool)
+        verdict = await verdict_of(pool)
         assert isinstance(verdict, Deferred) and verdict.ours
 
 
 async def test_a_smarthost_that_asks_for_a_login_we_do_not_have_is_ours(open_pool: Opening) -> None:
     async with open_pool(credentials={"me": "right"}) as (pool, _):
-        verdict = await forwarded(pool)
+        verdict = await verdict_of(pool)
         assert isinstance(verdict, Deferred) and verdict.ours
 
 
 async def test_a_login_that_is_right_sends(open_pool: Opening) -> None:
     async with open_pool(route={"username": "me", "password": "right"}, credentials={"me": "right"}) as (pool, sink):
-        assert isinstance(await forwarded(pool), Delivered)
+        assert isinstance(await verdict_of(pool), Delivered)
         assert sink.messages[0].user == "me"
 
 
@@ -327,7 +319,7 @@ async def test_a_login_that_is_right_sends(open_pool: Opening) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 async def test_replies_that_speak_of_our_login_or_order_are_never_passed_on(open_pool: Opening, stage: str, code: int) -> None:
     async with open_pool(f"{stage} reply='{code} 5.5.1 you are wrong'") as (pool, sink):
-        verdict = await forwarded(pool)
+        verdict = await verdict_of(pool)
         assert isinstance(verdict, Deferred) and verdict.ours and not verdict.in_doubt
         await is_sound(pool, sink)
 
@@ -335,7 +327,7 @@ async def test_replies_that_speak_of_our_login_or_order_are_never_passed_on(open
 @pytest.mark.parametrize("rule", ["connect reply='554 5.3.2 no'", "connect reply='421 4.3.2 busy'", "ehlo reply='550 5.7.1 no'"])
 async def test_who_will_not_speak_with_us_is_only_unreachable(open_pool: Opening, rule: str) -> None:
     async with open_pool(rule) as (pool, sink):
-        verdict = await forwarded(pool)
+        verdict = await verdict_of(pool)
         assert isinstance(verdict, Deferred) and not verdict.in_doubt
         await is_sound(pool, sink)
 
@@ -343,7 +335,7 @@ async def test_who_will_not_speak_with_us_is_only_unreachable(open_pool: Opening
 @pytest.mark.parametrize("route", [{"port": 1}, {"host": "nowhere.invalid"}])
 async def test_nobody_there_is_only_unreachable(open_pool: Opening, route: dict[str, Any]) -> None:
     async with open_pool(route=route) as (pool, _):
-        verdict = await forwarded(pool)
+        verdict = await verdict_of(pool)
         assert isinstance(verdict, Deferred) and verdict.reply.status == "4.4.1"
 
 
@@ -353,7 +345,7 @@ async def test_nobody_there_is_only_unreachable(open_pool: Opening, route: dict[
 async def test_8_bit_content_is_not_sent_to_who_does_not_offer_to_take_it(open_pool: Opening) -> None:
     message = Message(MESSAGE.prefix, "Subject: x\r\n\r\nhéllo\r\n".encode())
     async with open_pool(without=["8BITMIME"]) as (pool, sink):
-        verdict = (await pool.forward(envelope(), message))[ONE]
+        verdict = (await verdicts_of(pool, envelope(), message))[ONE]
         assert isinstance(verdict, Failed) and verdict.reply.status == "5.6.3"
         await is_sound(pool, sink)
         assert sink.intake.connections == 1
@@ -363,8 +355,8 @@ async def test_a_message_beyond_its_limit_is_not_sent(open_pool: Opening) -> Non
     async with open_pool(max_size=2000) as (pool, sink):
         fits = Message(b"", b"..\r\n" * 500)  # 1500 octets without the stuffed dots
         over = Message(b"", b"..\r\n" * 667)
-        assert isinstance((await pool.forward(envelope(), fits))[ONE], Delivered)
-        verdict = (await pool.forward(envelope(), over))[ONE]
+        assert isinstance((await verdicts_of(pool, envelope(), fits))[ONE], Delivered)
+        verdict = (await verdicts_of(pool, envelope(), over))[ONE]
         assert isinstance(verdict, Failed) and verdict.reply.status == "5.3.4"
         assert sink.messages[0].mail_params == "SIZE=1500" and sink.messages[0].size == 1500
         await is_sound(pool, sink)
@@ -372,7 +364,7 @@ async def test_a_message_beyond_its_limit_is_not_sent(open_pool: Opening) -> Non
 
 async def test_a_pool_that_was_closed_keeps_no_session(open_pool: Opening) -> None:
     async with open_pool("dot stall=0.1") as (pool, sink):
-        attempt = asyncio.create_task(forwarded(pool))
+        attempt = asyncio.create_task(verdict_of(pool))
         await asyncio.sleep(0.05)
         pool.close()
         assert isinstance(await attempt, Delivered)
@@ -386,7 +378,7 @@ async def test_the_envelope_reaches_it_octet_for_octet(open_pool: Opening) -> No
     odd = Recipient("!#$%&'*+-/=?^_`{|}~@d.example")
     people = (Recipient('"x\\"y z"@d.example', "NEVER", "rfc822;a+2Bb"), odd, Recipient("u@[192.0.2.1]"))
     async with open_pool() as (pool, sink):
-        await pool.forward(Envelope(sender, people, "8BITMIME", "HDRS", "id+2B1"), MESSAGE)
+        await verdicts_of(pool, Envelope(sender, people, "8BITMIME", "HDRS", "id+2B1"))
         message = sink.messages[0]
         assert (message.sender, message.recipients) == (sender, tuple(one.address for one in people))
         assert message.mail_params == f"SIZE={MESSAGE.size} BODY=8BITMIME RET=HDRS ENVID=id+2B1"

@@ -1,0 +1,256 @@
+"""The runner: tries what is in the spool again, and gives up in writing. The only issuer of reports.
+
+Promises:
+- Nothing leaves the spool unsettled: an entry's hold is settled in the ledger before its first claim.
+- An entry is claimed, durably, before anything of it is sent, and whatever kills this process leaves it in the spool until the doubt
+  has passed: a second copy exists only where the first may have been taken, and that is on record.
+- A smarthost that is not there costs one attempt now and then, not one for each message; when it is back, it is met by one session
+  first, then by twice as many with each success.
+- Mail of a user who may not send now is held, and goes on when it may.
+- A report is durable before what it speaks of is removed, in the same commit. There is no report on a report: one that nobody takes
+  is held for a person.
+
+How one entry is tried is in attempt.py; when it is tried again in schedule.py; what a report says in report.py and mail/dsn.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from relay.accounts.registry import Registry
+from relay.journal import Journal
+from relay.quota.ledger import Ledger
+from relay.retry.attempt import Attempts
+from relay.retry.schedule import Ramp, Schedule
+from relay.spool.entry import Entry
+from relay.spool.fault import SpoolUnavailable
+from relay.spool.spool import Spool
+from relay.store.client import StoreRefused, StoreUnavailable
+from relay.upstream.pool import Pool
+
+IDLE = 0.5
+"""Seconds between two looks at a spool in which nothing was due."""
+STUCK = 30.0
+"""Seconds for which an entry is passed over whose user's book the store cannot read."""
+STALE = 5.0
+"""Seconds for which a claimed entry may wait for its attempt; then it is claimed anew: its user may have been disabled meanwhile."""
+BATCH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the runner keeps to; durations in seconds."""
+
+    hostname: str
+    schedule: Schedule
+    doubt: float = 600.0
+    """How long the answer to a final dot is listened for, and how long nobody tries again after it stayed out."""
+    sessions: int = 10
+    """Sessions with the smarthost, at most."""
+    patience: float = 300.0
+    """The longest attempt, up to its final dot."""
+    is_holding: bool = True
+    """Whether the mail of a disabled user is held."""
+    review: float = 5.0
+    """Between two looks at what is held for its user, and at what is too old."""
+    overdue: float = 60.0
+    """How long beyond the expiry a last attempt may still come, before an entry is given up without."""
+    drain: float = 30.0
+    """How long attempts under way may take when the process is told to stop."""
+
+
+class Runner:
+    """One process's retrying."""
+
+    def __init__(self, spool: Spool, pool: Pool, ledger: Ledger, registry: Registry, journal: Journal, rules: Rules) -> None:
+        self._spool = spool
+        self._pool = pool
+        self._ledger = ledger
+        self._registry = registry
+        self._journal = journal
+        self._rules = rules
+        self._ramp = Ramp(rules.sessions)
+        self._attempts = Attempts(spool, pool, journal, rules, random.random)
+        self._ready: deque[Entry] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ours: dict[str, float] = {}
+        """When those were claimed that are ready or under way; nobody else's, whatever has become of their leases."""
+        self._stuck: dict[str, float] = {}
+        self._reviewed = 0.0
+        self._is_told = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Try again and again until `stop`; then end what is under way."""
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                pause = IDLE
+                try:
+                    pause = 0.0 if await self._round() else IDLE
+                    self._is_told = False
+                except SpoolUnavailable as error:
+                    self._tell("spool_unavailable", error)
+                except StoreUnavailable as error:  # without it nobody knows who may send: what is due waits
+                    self._tell("store_unavailable", error)
+                except Exception as error:
+                    self._journal.bug("retry", error)
+                    pause = self._rules.review
+                if self._is_full() or pause:
+                    await self._wait(stopping, pause if not self._is_full() else self._rules.review)
+        finally:
+            stopping.cancel()
+            await self._wind_up()
+
+    def _tell(self, name: str, error: Exception) -> None:
+        if not self._is_told:
+            self._journal.alarm(name, id="retry", error=str(error))
+        self._is_told = True
+
+    async def _wait(self, stopping: asyncio.Task[bool], pause: float | None) -> None:
+        """Until an attempt ends, the pause is over, or the process is told to stop."""
+        await asyncio.wait({stopping, *self._tasks}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+
+    # -- choosing ------------------------------------------------------------------------------------------------------------
+
+    async def _round(self) -> bool:
+        """Claim what is due, as far as there are hands for it, and begin; whether there was anything."""
+        now = self._spool.now()
+        if time.monotonic() - self._reviewed > self._rules.review:
+            self._reviewed = time.monotonic()
+            await self._review(now)
+        self._begin()
+        if self._is_full() or self._is_down():
+            return False
+        room = 2 * self._ramp.width - len(self._ready) - len(self._tasks)
+        if room <= 0:
+            return False
+        self._stuck = {id: until for id, until in self._stuck.items() if until > now}
+        due = await self._spool.due(now, room + len(self._stuck) + len(self._ours))
+        claimed = await self._claim([entry for entry in due if entry.id not in self._stuck and entry.id not in self._ours][:room])
+        self._ready.extend(claimed)
+        self._ours.update(dict.fromkeys((entry.id for entry in claimed), time.monotonic()))
+        self._begin()
+        return bool(claimed)
+
+    def _is_full(self) -> bool:
+        return len(self._tasks) >= self._ramp.width and len(self._ready) >= self._ramp.width
+
+    def _is_down(self) -> bool:
+        return self._pool.down_until > time.monotonic()
+
+    async def _claim(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Claim those that are settled and may go out; raises StoreUnavailable."""
+        entries = await self._settle(entries)
+        entries = await self._allow(entries)
+        if not entries:
+            return []
+        now = self._spool.now()
+        return await self._spool.claim([entry.id for entry in entries], self._attempts.lease, now + self._rules.doubt)
+
+    async def _settle(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Settle the holds of these; those that are settled then. Idempotent, and mostly the session was first."""
+        loose = [entry for entry in entries if not entry.is_settled]
+        if not loose:
+            return list(entries)
+        calls = [self._ledger.settle(entry.user, entry.id, entry.units, entry.accepted) for entry in loose]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        settled = []
+        for entry, answer in zip(loose, answers, strict=True):
+            if isinstance(answer, StoreUnavailable):
+                continue
+            if isinstance(answer, StoreRefused):
+                self._journal.alarm("charge_refused", id=entry.id, user=entry.user, error=str(answer))
+                self._stuck[entry.id] = self._spool.now() + STUCK
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            settled.append(entry.id)
+            if answer.outcome in ("ok", "late"):
+                self._journal.settled(entry.id, entry.user, entry.accepted, answer.at, answer.outcome == "late")
+                if answer.is_overdraft:
+                    self._journal.overdraft(entry.id, entry.user, entry.accepted, answer.at)
+        if settled:
+            await self._spool.mark_settled(settled)
+        done = set(settled)
+        if not done and any(isinstance(answer, StoreUnavailable) for answer in answers):
+            raise StoreUnavailable("the store did not answer")
+        return [entry for entry in entries if entry.is_settled or entry.id in done]
+
+    async def _allow(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Hold the mail of users who may not send now; the others'. Reports are the relay's own."""
+        if not self._rules.is_holding:
+            return list(entries)
+        names = sorted({entry.user for entry in entries if entry.kind == "mail"})
+        users = await asyncio.gather(*(self._registry.find_user(name) for name in names))
+        barred = {name for name, user in zip(names, users, strict=True) if user is None or not user.is_enabled}
+        allowed = []
+        for entry in entries:
+            if entry.kind == "mail" and entry.user in barred:
+                if await self._spool.hold(entry.id, "disabled"):
+                    self._journal.held(entry.id, "disabled")
+            else:
+                allowed.append(entry)
+        return allowed
+
+    async def _review(self, now: float) -> None:
+        """Let go on what is held for users who may send again; give up what is too old while the smarthost is not there."""
+        for name in sorted(await self._spool.held_users("disabled")):
+            user = await self._registry.find_user(name)
+            if (user is not None and user.is_enabled) or not self._rules.is_holding:
+                for id in await self._spool.unhold_user(name, "disabled"):
+                    self._journal.unheld(id, "disabled")
+        if self._is_down():
+            old = await self._spool.expiring(now - self._rules.schedule.expire - self._rules.overdue, BATCH)
+            for entry in await self._claim([entry for entry in old if entry.id not in self._ours]):
+                await self._attempts.give_up(entry)
+
+    # -- doing ---------------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Start as many attempts as the smarthost may be asked at once."""
+        while self._ready and len(self._tasks) < self._ramp.width:
+            task = asyncio.create_task(self._attempt(self._ready.popleft()))
+            self._tasks.add(task)
+            task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+
+    async def _attempt(self, entry: Entry) -> None:
+        try:
+            if time.monotonic() - self._ours[entry.id] > STALE:
+                await self._attempts.let_go(entry, self._spool.now())
+                return
+            is_reached = await self._attempts.make(entry)
+        finally:
+            del self._ours[entry.id]
+        if is_reached is None:
+            return
+        if is_reached:
+            self._ramp = self._ramp.succeeded()
+        else:
+            self._ramp = self._ramp.unreached()
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        """The smarthost is not there: what was claimed and not begun is nobody's again."""
+        now = self._spool.now()
+        while self._ready:
+            entry = self._ready.popleft()
+            del self._ours[entry.id]
+            await self._attempts.let_go(entry, now)
+
+    async def _wind_up(self) -> None:
+        """End what is under way, within the drain's patience; what is then left is in doubt if its dot was sent, else as it was."""
+        await self._let_go()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=self._rules.drain)
+        for task in set(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))

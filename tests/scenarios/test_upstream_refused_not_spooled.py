@@ -1,0 +1,58 @@
+"""The smarthost fails and upstream.when_unavailable is "refuse": the client keeps its message, all of it, and nothing is spooled."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.smarthost_faults import DEADLINE, SLACK, STAGES, World, world_of_module
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+THREE = ("one@example.net", "two@example.net", "three@example.net")
+
+world = world_of_module(upstream={"when_unavailable": "refuse"})
+
+
+async def _refused(world: World, reply: str, *recipients: str) -> None:
+    heard = await world.send(*recipients)
+    assert heard.reply.startswith(reply)
+    assert heard.seconds < DEADLINE + SLACK
+    assert await world.entries() == []
+    await world.account()
+    assert await world.charged() == 0
+    assert world.answered == []
+
+
+async def test_a_smarthost_that_is_down_is_451(world: World) -> None:
+    await world.sink.stop()
+    await _refused(world, "451 4.4.1 ")
+    await world.sink.start()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_smarthost_that_defers_is_451(world: World, stage: str) -> None:
+    world.hang_up()
+    world.script(f'{stage} reply="450 4.2.0 not now"')
+    await _refused(world, "451 4.")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_smarthost_that_falls_silent_is_451_at_the_deadline(world: World, stage: str) -> None:
+    world.hang_up()
+    world.script(f"{stage} stall=forever")
+    await _refused(world, "451 4.4.")
+
+
+async def test_a_lost_answer_is_451_and_on_record_as_a_doubt(world: World) -> None:
+    world.script("dot drop")
+    await _refused(world, "451 4.4.2 ")
+    assert [event["outcome"] for event in world.relay.events("rejected")][-1] == "in_doubt"
+
+
+async def test_one_of_three_refused_refuses_the_message(world: World) -> None:
+    world.script('rcpt match=two* reply="550 5.1.1 no such user"')
+    await _refused(world, "550 5.1.1 upstream said: no such user", *THREE)
+
+
+async def test_one_of_three_deferred_defers_the_message(world: World) -> None:
+    world.script('rcpt match=two* reply="450 4.2.0 busy"', 'rcpt match=one* reply="550 5.1.1 no such user"')
+    await _refused(world, "451 4.2.0 upstream said: busy", *THREE)
