@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 from relay.accounts.secrets import open_key
 from relay.cli import accounts
 from relay.store.embedded import Embedded
+from tests.shell import Ran, Shell, invoke
 
 app = typer.Typer(rich_markup_mode=None)
 app.add_typer(accounts.owner, name="owner")
 app.add_typer(accounts.user, name="user")
-
-
-@dataclass(frozen=True)
-class Ran:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """What a command with --json printed."""
-        assert self.status == 0, self.err
-        return json.loads(self.out)
-
-    @property
-    def faults(self) -> list[str]:
-        """The lines on standard error."""
-        return self.err.splitlines()
-
-
-Relay = Callable[..., Awaitable[Ran]]
-
-
-def invoke(*arguments: object) -> Ran:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    return Ran(result.exit_code, result.stdout, result.stderr)
 
 
 @pytest.fixture
@@ -57,17 +27,17 @@ def config(place: Path) -> Path:
 
 
 @pytest.fixture
-async def relay(server: Embedded, config: Path, place: Path) -> Relay:
+async def relay(server: Embedded, config: Path, place: Path) -> Shell:
     """Run a command where a relay has been started."""
     open_key(place / "data" / "secret.key")
 
     async def ran(*arguments: object) -> Ran:
-        return await asyncio.to_thread(invoke, *arguments, "--config", config)
+        return await asyncio.to_thread(invoke, app, *arguments, "--config", config)
 
     return ran
 
 
 @pytest.fixture
-async def owner_id(relay: Relay) -> str:
+async def owner_id(relay: Shell) -> str:
     found: str = (await relay("owner", "add", "Acme", "--json")).json["owner_id"]
     return found

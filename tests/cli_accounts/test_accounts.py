@@ -12,13 +12,14 @@ from relay.accounts.secrets import open_key
 from relay.quota.ledger import Ledger
 from relay.quota.limit import Rules
 from relay.store.client import Store
-from tests.cli_accounts.conftest import Relay, invoke
+from tests.cli_accounts.conftest import app
+from tests.shell import Shell, invoke
 from tests.talking import generation_of
 
 USER = ("--hourly", "10", "--total", "unlimited", "--json")
 
 
-async def test_an_owner_is_made_listed_disabled_enabled_and_given_a_new_token(relay: Relay) -> None:
+async def test_an_owner_is_made_listed_disabled_enabled_and_given_a_new_token(relay: Shell) -> None:
     made = (await relay("owner", "add", "Acme [bold]Ltd", "--profile", "poweremail", "--json")).json
     assert set(made) == {"owner_id", "name", "status", "profile", "token"}
     listed = (await relay("owner", "list", "--json")).json
@@ -30,7 +31,7 @@ async def test_an_owner_is_made_listed_disabled_enabled_and_given_a_new_token(re
     assert "Acme [bold]Ltd" in table.out and made["owner_id"] in table.out and made["token"] not in table.out
 
 
-async def test_a_user_is_made_changed_shown_and_removed(relay: Relay, owner_id: str) -> None:
+async def test_a_user_is_made_changed_shown_and_removed(relay: Shell, owner_id: str) -> None:
     made = (await relay("user", "add", "--owner", owner_id, *USER)).json
     name, password = made.pop("smtp_user_name"), made.pop("smtp_password")
     assert made == {"owner_id": owner_id, "status": "Enable", "hourly_limit": 10, "total_limit": None}
@@ -61,21 +62,21 @@ async def test_a_user_is_made_changed_shown_and_removed(relay: Relay, owner_id: 
         (("owner", "add", "x", "--profile", "other"), 2, "unknown profile 'other'"),
     ],
 )
-async def test_what_cannot_be_done_is_one_line(relay: Relay, arguments: tuple[str, ...], status: int, text: str) -> None:
+async def test_what_cannot_be_done_is_one_line(relay: Shell, arguments: tuple[str, ...], status: int, text: str) -> None:
     ran = await relay(*arguments)
     assert (ran.status, ran.out, len(ran.faults)) == (status, "", 1)
     assert text in ran.err
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "ten", "1.5", "10000000000001", "", "٣", "9" * 30])
-async def test_a_limit_is_a_positive_number_or_unlimited(relay: Relay, owner_id: str, limit: str) -> None:
+async def test_a_limit_is_a_positive_number_or_unlimited(relay: Shell, owner_id: str, limit: str) -> None:
     for arguments in (("user", "add", "--owner", owner_id, "--total", "1", f"--hourly={limit}"), ("user", "edit", "x", f"--total={limit}")):
         ran = await relay(*arguments)
         assert ran.status == 2 and "unlimited" in ran.faults[-1]
 
 
 async def test_where_no_relay_was_started_a_command_says_so_and_makes_nothing(config: Path, place: Path) -> None:
-    ran = await asyncio.to_thread(invoke, "owner", "list", "--config", config)
+    ran = await asyncio.to_thread(invoke, app, "owner", "list", "--config", config)
     assert (ran.status, len(ran.faults)) == (2, 1)
     assert f"accounts.key_file: {place / 'data' / 'secret.key'}: not found; is --config right, has the relay been started?" in ran.err
     assert not (place / "data").exists()
@@ -83,12 +84,12 @@ async def test_where_no_relay_was_started_a_command_says_so_and_makes_nothing(co
 
 async def test_without_a_store_the_line_says_so_and_the_status_is_temporary(config: Path, place: Path) -> None:
     open_key(place / "data" / "secret.key")
-    ran = await asyncio.to_thread(invoke, "owner", "list", "--config", config)
+    ran = await asyncio.to_thread(invoke, app, "owner", "list", "--config", config)
     assert (ran.status, len(ran.faults)) == (75, 1)
     assert "is the relay running?" in ran.err
 
 
-async def test_a_store_that_came_back_empty_is_not_an_empty_list(relay: Relay, owner_id: str, place: Path) -> None:
+async def test_a_store_that_came_back_empty_is_not_an_empty_list(relay: Shell, owner_id: str, place: Path) -> None:
     store = Store(f"unix://{place / 'data' / 'store.sock'}")
     await store.command("FLUSHALL")
     await store.close()
@@ -99,25 +100,25 @@ async def test_a_store_that_came_back_empty_is_not_an_empty_list(relay: Relay, o
 async def test_a_configuration_that_cannot_be_used_is_one_line(place: Path, config: Path) -> None:
     for text in ("[data]\nnonsense = 1\n", "]"):
         config.write_text(text)
-        ran = await asyncio.to_thread(invoke, "owner", "list", "--config", config)
+        ran = await asyncio.to_thread(invoke, app, "owner", "list", "--config", config)
         assert (ran.status, len(ran.faults)) == (2, 1) and str(config) in ran.err
 
 
-async def test_a_key_that_others_can_read_is_refused(relay: Relay, owner_id: str, place: Path) -> None:
+async def test_a_key_that_others_can_read_is_refused(relay: Shell, owner_id: str, place: Path) -> None:
     key = place / "data" / "secret.key"
     key.chmod(0o644)
     ran = await relay("owner", "list")
     assert (ran.status, len(ran.faults)) == (2, 1) and "chmod 600" in ran.err
 
 
-async def test_another_nodes_key_is_refused(relay: Relay, owner_id: str, place: Path) -> None:
+async def test_another_nodes_key_is_refused(relay: Shell, owner_id: str, place: Path) -> None:
     (place / "data" / "secret.key").unlink()
     open_key(place / "data" / "secret.key")
     ran = await relay("owner", "list")
     assert (ran.status, len(ran.faults)) == (2, 1) and "key" in ran.err
 
 
-async def test_a_change_overtaken_by_what_is_in_flight_is_said(relay: Relay, owner_id: str, place: Path, store: Store) -> None:
+async def test_a_change_overtaken_by_what_is_in_flight_is_said(relay: Shell, owner_id: str, place: Path, store: Store) -> None:
     name = (await relay("user", "add", "--owner", owner_id, *USER)).json["smtp_user_name"]
     await Ledger(store, Rules()).reserve(name, "m1", 1, await generation_of(store, name))
     ran = await relay("user", "edit", name, "--disable", "--json")
@@ -125,7 +126,7 @@ async def test_a_change_overtaken_by_what_is_in_flight_is_said(relay: Relay, own
     assert "change_overtaken" in (place / "journal").read_text()
 
 
-async def test_users_are_imported_with_their_own_passwords(relay: Relay, owner_id: str, place: Path) -> None:
+async def test_users_are_imported_with_their_own_passwords(relay: Shell, owner_id: str, place: Path) -> None:
     file = place / "users.csv"
     file.write_text(
         '\ufeffname,password,hourly,total\nbilling,"with, comma",10,unlimited\n\ncrm.app,pässwort,unlimited,5\n', encoding="utf-8"
@@ -138,7 +139,7 @@ async def test_users_are_imported_with_their_own_passwords(relay: Relay, owner_i
     assert again.faults == [f"relay: {file}:2: user billing exists already", f"relay: {file}:4: user crm.app exists already"]
 
 
-async def test_a_file_with_faults_names_each_by_line_and_imports_nothing(relay: Relay, owner_id: str, place: Path) -> None:
+async def test_a_file_with_faults_names_each_by_line_and_imports_nothing(relay: Shell, owner_id: str, place: Path) -> None:
     file = place / "users.csv"
     file.write_text("good,secret-1,1,1\nbad name,secret-2,1,1\nok,secret-3,0,1\nok2,secret-4,x,1\ngood,secret-5,1,1\nshort,secret-6\n")
     ran = await relay("user", "import", file, "--owner", owner_id)
@@ -154,7 +155,7 @@ async def test_a_file_with_faults_names_each_by_line_and_imports_nothing(relay: 
     assert "No such file" in (await relay("user", "import", place / "none.csv", "--owner", owner_id)).err
 
 
-async def test_the_command_runs_as_a_process(relay: Relay, config: Path) -> None:
+async def test_the_command_runs_as_a_process(relay: Shell, config: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "relay", "owner", "list", "--json", "--config", str(config), stdout=-1, stderr=-1
     )

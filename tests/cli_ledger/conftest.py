@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from relay.accounts.secrets import open_key
 from relay.cli.app import app
@@ -21,33 +17,8 @@ from relay.quota.ledger import Hold, Ledger
 from relay.quota.limit import Rules
 from relay.store.client import Store
 from relay.store.embedded import Embedded
+from tests.shell import Ran, Shell, invoke
 from tests.talking import generation_of
-
-
-@dataclass(frozen=True)
-class Ran:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """What a command with --json printed."""
-        return json.loads(self.out)
-
-    @property
-    def faults(self) -> list[str]:
-        """The lines on standard error."""
-        return self.err.splitlines()
-
-
-Relay = Callable[..., Awaitable[Ran]]
-
-
-def invoke(*arguments: object) -> Ran:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return Ran(result.exit_code, result.stdout, result.stderr)
 
 
 @pytest.fixture
@@ -59,17 +30,17 @@ def config(place: Path) -> Path:
 
 
 @pytest.fixture
-async def relay(server: Embedded, store: Store, config: Path, place: Path) -> Relay:
+async def relay(server: Embedded, store: Store, config: Path, place: Path) -> Shell:
     """Run a command where a relay has been started."""
     open_key(place / "data" / "secret.key")
 
     async def ran(*arguments: object) -> Ran:
-        return await asyncio.to_thread(invoke, *arguments, "--config", config)
+        return await asyncio.to_thread(invoke, app, *arguments, "--config", config)
 
     return ran
 
 
-async def add_users(relay: Relay, count: int) -> list[str]:
+async def add_users(relay: Shell, count: int) -> list[str]:
     """Users of one new owner."""
     owner = (await relay("owner", "add", "Acme", "--json")).json["owner_id"]
     made = [await relay("user", "add", "--owner", owner, "--hourly", "100", "--total", "unlimited", "--json") for _ in range(count)]

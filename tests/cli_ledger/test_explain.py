@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from relay.accounts.secrets import open_key
+from relay.cli.app import app
 from relay.mail.envelope import Envelope, Recipient
 from relay.quota.ledger import key
 from relay.spool.entry import Entry, Standing
 from relay.spool.spool import Spool
 from relay.store.client import Store
-from tests.cli_ledger.conftest import Ran, Relay, add_users, invoke, journal, send
+from tests.cli_ledger.conftest import add_users, journal, send
+from tests.shell import Ran, Shell, invoke
 
 CONNECTION = "k3p9x2ab1"
 ID = f"{CONNECTION}.1"
@@ -38,7 +40,7 @@ def converse(path: Path, user: str, style: str = "json") -> None:
 
 
 @STYLES
-async def test_a_refusal_is_told_with_its_numbers(relay: Relay, place: Path, style: str) -> None:
+async def test_a_refusal_is_told_with_its_numbers(relay: Shell, place: Path, style: str) -> None:
     converse(place / "journal", "app", style)
     reply = "451 4.7.0 Hourly sending limit reached (200/200 messages); retry-after=1312 at=2026-11-21T10:21:52Z"
     with journal(place / "journal", style) as log:
@@ -57,7 +59,7 @@ async def test_a_refusal_is_told_with_its_numbers(relay: Relay, place: Path, sty
 
 
 @STYLES
-async def test_a_taken_message_is_told_with_its_charge(relay: Relay, place: Path, store: Store, style: str) -> None:
+async def test_a_taken_message_is_told_with_its_charge(relay: Shell, place: Path, store: Store, style: str) -> None:
     (user,) = await add_users(relay, 1)
     converse(place / "journal", user, style)
     await send(store, user, "other")
@@ -82,7 +84,7 @@ async def test_a_taken_message_is_told_with_its_charge(relay: Relay, place: Path
 
 
 @STYLES
-async def test_a_spooled_message_is_told_with_where_it_is_now(relay: Relay, place: Path, store: Store, style: str) -> None:
+async def test_a_spooled_message_is_told_with_where_it_is_now(relay: Shell, place: Path, store: Store, style: str) -> None:
     (user,) = await add_users(relay, 1)
     converse(place / "journal", user, style)
     at = await send(store, user, ID)
@@ -113,7 +115,7 @@ async def test_a_spooled_message_is_told_with_where_it_is_now(relay: Relay, plac
     assert came.endswith(f"a report (failed) that this relay wrote on {ID}")
 
 
-async def test_a_rejected_and_an_aborted_message_cost_nothing(relay: Relay, place: Path, store: Store) -> None:
+async def test_a_rejected_and_an_aborted_message_cost_nothing(relay: Shell, place: Path, store: Store) -> None:
     (user,) = await add_users(relay, 1)
     converse(place / "journal", user)
     await send(store, user, ID, 1, 0, 1)
@@ -127,7 +129,7 @@ async def test_a_rejected_and_an_aborted_message_cost_nothing(relay: Relay, plac
     assert "given back at" in said(aborted, "ledger")[0] and said(aborted, "charged") == ["nothing"]
 
 
-async def test_a_charge_that_had_to_wait_is_told_with_its_instant(relay: Relay, place: Path) -> None:
+async def test_a_charge_that_had_to_wait_is_told_with_its_instant(relay: Shell, place: Path) -> None:
     converse(place / "journal", "app")
     with journal(place / "journal") as log:
         log.taken(ID, "app", "app@example.com", ["a@example.net"], 1, 0, 100, 0.1, "250 2.0.0 Ok")
@@ -141,7 +143,7 @@ async def test_a_charge_that_had_to_wait_is_told_with_its_instant(relay: Relay, 
     assert second.startswith("beyond a limit (overdraft)")
 
 
-async def test_rotated_logs_are_read_as_far_back_as_the_message_began(relay: Relay, place: Path) -> None:
+async def test_rotated_logs_are_read_as_far_back_as_the_message_began(relay: Shell, place: Path) -> None:
     plain = place / "journal"
     converse(plain, "app")
     (place / "journal.2.gz").write_bytes(gzip.compress(plain.read_bytes()))
@@ -159,7 +161,7 @@ async def test_rotated_logs_are_read_as_far_back_as_the_message_began(relay: Rel
     assert [event["event"] for event in found["events"]] == ["connected", "authenticated", "taken", "delivered"]
 
 
-async def test_a_large_log_with_noise_is_read_to_its_end(relay: Relay, place: Path) -> None:
+async def test_a_large_log_with_noise_is_read_to_its_end(relay: Shell, place: Path) -> None:
     converse(place / "journal", "app")
     with (place / "journal").open("ab") as file:
         file.write(b"INFO:     uvicorn says something\n{broken\n" + f"{{{ID}\n".encode() + b'{"id":"x"}\n' + b"\xff" * 3_000_000 + b"\n")
@@ -169,14 +171,14 @@ async def test_a_large_log_with_noise_is_read_to_its_end(relay: Relay, place: Pa
     assert said(ran, "charged") == ["nothing"]
 
 
-async def test_an_unknown_id_is_one_line(relay: Relay, place: Path) -> None:
+async def test_an_unknown_id_is_one_line(relay: Shell, place: Path) -> None:
     converse(place / "journal", "app")
     for id in (f"{CONNECTION}.9", "nothing", ""):
         ran = await relay("ledger", "explain", id)
         assert (ran.status, ran.out, len(ran.faults)) == (1, "", 1) and "knows of such a message" in ran.err
 
 
-async def test_without_a_mail_log_the_line_says_how_to_give_one(relay: Relay, config: Path, place: Path) -> None:
+async def test_without_a_mail_log_the_line_says_how_to_give_one(relay: Shell, config: Path, place: Path) -> None:
     config.write_text(f'[data]\ndirectory = "{place / "data"}"\n')
     ran = await relay("ledger", "explain", ID)
     assert (ran.status, len(ran.faults)) == (2, 1) and "--journal FILE" in ran.err and "journalctl" in ran.err
@@ -195,12 +197,12 @@ async def test_without_a_store_the_rest_is_told(config: Path, place: Path) -> No
     for is_started in (False, True):
         if is_started:
             open_key(place / "data" / "secret.key")
-        ran = await asyncio.to_thread(invoke, "ledger", "explain", ID, "--config", config)
+        ran = await asyncio.to_thread(invoke, app, "ledger", "explain", ID, "--config", config)
         assert len(said(ran, "unknown")) == 1
     assert "it counts 7 recipients, the limit is 5; asked for 7" in said(ran, "ledger")[0]
 
 
-async def test_a_reply_of_foreign_origin_cannot_write_to_the_terminal(relay: Relay, place: Path) -> None:
+async def test_a_reply_of_foreign_origin_cannot_write_to_the_terminal(relay: Shell, place: Path) -> None:
     converse(place / "journal", "app")
     with journal(place / "journal") as log:
         log.rejected(ID, "app", "app@example.com", ["a@example.net"], "rejected", "550 \x1b[2J\nnow: stolen")

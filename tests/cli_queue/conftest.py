@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 from relay.cli import queue
 from relay.mail.envelope import Envelope, Recipient
 from relay.spool.entry import Entry, Hold, Kind, Standing, State
 from relay.spool.spool import Spool
+from tests.shell import Ran, Shell, invoke
 
 PREFIX = b"Received: from x\r\n"
 WIRE = b"..begins with a dot\r\n\r\nHello\r\n...\r\n..and so does this\r\nbyte \xff\r\n"
@@ -24,34 +23,6 @@ MESSAGE = b"Received: from x\r\n.begins with a dot\r\n\r\nHello\r\n..\r\n.and so
 
 app = typer.Typer(rich_markup_mode=None)
 app.add_typer(queue.queue, name="queue")
-
-
-@dataclass(frozen=True)
-class Ran:
-    status: int
-    out: str
-    raw: bytes
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """What a command with --json printed."""
-        assert self.status == 0, self.err
-        return json.loads(self.out)
-
-    @property
-    def faults(self) -> list[str]:
-        """The lines on standard error."""
-        return self.err.splitlines()
-
-
-Relay = Callable[..., Awaitable[Ran]]
-
-
-def invoke(*arguments: object, said: str = "") -> Ran:
-    result = CliRunner().invoke(app, ["queue", *(str(argument) for argument in arguments)], input=said)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return Ran(result.exit_code, result.stdout_bytes.decode("utf-8", "replace"), result.stdout_bytes, result.stderr)
 
 
 @pytest.fixture
@@ -63,11 +34,11 @@ def config(place: Path) -> Path:
 
 
 @pytest.fixture
-def relay(config: Path) -> Relay:
+def relay(config: Path) -> Shell:
     """Run a command of the queue."""
 
     async def ran(*arguments: object, said: str = "") -> Ran:
-        return await asyncio.to_thread(invoke, *arguments, "--config", config, said=said)
+        return await asyncio.to_thread(invoke, app, "queue", *arguments, "--config", config, said=said)
 
     return ran
 

@@ -11,7 +11,8 @@ import pytest
 
 from relay.spool.entry import Entry
 from relay.spool.spool import Spool
-from tests.cli_queue.conftest import Relay, events, put
+from tests.cli_queue.conftest import events, put
+from tests.shell import Shell
 
 
 async def found(spool: Spool, id: str) -> Entry:
@@ -20,7 +21,7 @@ async def found(spool: Spool, id: str) -> Entry:
     return entry
 
 
-async def test_messages_are_tried_now_and_what_cannot_be_is_named(relay: Relay, spool: Spool) -> None:
+async def test_messages_are_tried_now_and_what_cannot_be_is_named(relay: Shell, spool: Spool) -> None:
     await put(spool, "a1")
     await put(spool, "a2", held="operator")
     await put(spool, "a3")
@@ -32,7 +33,7 @@ async def test_messages_are_tried_now_and_what_cannot_be_is_named(relay: Relay, 
     assert [(await found(spool, id)).due <= spool.now() for id in ("a1", "a2", "a3", "a4")] == [True, False, True, False]
 
 
-async def test_messages_are_held_and_released(relay: Relay, spool: Spool, place: Path) -> None:
+async def test_messages_are_held_and_released(relay: Shell, spool: Spool, place: Path) -> None:
     await put(spool, "a1")
     await put(spool, "a2", held="disabled")
     held = (await relay("hold", "a1", "a2", "--json")).json
@@ -48,20 +49,20 @@ async def test_messages_are_held_and_released(relay: Relay, spool: Spool, place:
 
 
 @pytest.mark.parametrize("reason", ["disabled", "route", "corrupt", "undeliverable"])
-async def test_the_operator_ends_any_hold(relay: Relay, spool: Spool, place: Path, reason: str) -> None:
+async def test_the_operator_ends_any_hold(relay: Shell, spool: Spool, place: Path, reason: str) -> None:
     await put(spool, "a1", held=reason)  # type: ignore[arg-type]
     assert (await relay("release", "a1", "--json")).json[0]["state"] == "waiting"
     assert [(line["event"], line["reason"]) for line in events(place)] == [("unheld", reason)]
 
 
-async def test_a_corrupt_message_stays_held_as_corrupt(relay: Relay, spool: Spool, place: Path) -> None:
+async def test_a_corrupt_message_stays_held_as_corrupt(relay: Shell, spool: Spool, place: Path) -> None:
     await put(spool, "a1", held="corrupt")
     ran = await relay("hold", "a1")
     assert (ran.status, ran.faults) == (1, ["relay: a1: held already (corrupt)"])
     assert events(place) == []
 
 
-async def test_a_removal_says_what_is_lost_asks_and_is_on_record(relay: Relay, spool: Spool, place: Path) -> None:
+async def test_a_removal_says_what_is_lost_asks_and_is_on_record(relay: Shell, spool: Spool, place: Path) -> None:
     await put(spool, "a1", states=("waiting", "delivered", "failed"))
     await put(spool, "a2", sender="", kind="dsn")
     ran = await relay("remove", "a1", "a2", "never", said="y\n")
@@ -81,21 +82,21 @@ async def test_a_removal_says_what_is_lost_asks_and_is_on_record(relay: Relay, s
 
 
 @pytest.mark.parametrize("said", ["n\n", "\n", ""])
-async def test_without_a_yes_nothing_is_removed(relay: Relay, spool: Spool, place: Path, said: str) -> None:
+async def test_without_a_yes_nothing_is_removed(relay: Shell, spool: Spool, place: Path, said: str) -> None:
     await put(spool, "a1")
     ran = await relay("remove", "a1", said=said)
     assert ran.status == 1 and ran.faults[-1] == "relay: nothing was removed"
     assert await spool.find("a1") is not None and events(place) == []
 
 
-async def test_with_yes_or_json_nobody_is_asked(relay: Relay, spool: Spool) -> None:
+async def test_with_yes_or_json_nobody_is_asked(relay: Shell, spool: Spool) -> None:
     await put(spool, "a1")
     await put(spool, "a2")
     assert (await relay("remove", "a1", "--yes")).out == "a1: removed, 1 recipients discarded\n"
     assert (await relay("remove", "a2", "--json")).json == [{"id": "a2", "discarded": ["r0@example.net"]}]
 
 
-async def test_a_message_that_is_being_sent_or_taken_is_not_removed(relay: Relay, spool: Spool, place: Path) -> None:
+async def test_a_message_that_is_being_sent_or_taken_is_not_removed(relay: Shell, spool: Spool, place: Path) -> None:
     await put(spool, "busy", claimed="somebody")
     await put(spool, "new", units=1, age=0.0)
     await put(spool, "a1")
@@ -106,13 +107,13 @@ async def test_a_message_that_is_being_sent_or_taken_is_not_removed(relay: Relay
     assert await spool.find("busy") is not None and await spool.find("new") is not None and await spool.charges() == []
 
 
-async def test_what_is_removed_unsettled_is_charged_all_the_same(relay: Relay, spool: Spool) -> None:
+async def test_what_is_removed_unsettled_is_charged_all_the_same(relay: Shell, spool: Spool) -> None:
     await put(spool, "a1", units=3)
     await relay("remove", "--yes", "a1")
     assert await spool.charges() == [("app", "a1", 3, 3, 0)]
 
 
-async def test_a_flush_has_all_that_is_not_held_tried_now(relay: Relay, spool: Spool) -> None:
+async def test_a_flush_has_all_that_is_not_held_tried_now(relay: Shell, spool: Spool) -> None:
     await put(spool, "a1")
     await put(spool, "a2", held="operator")
     await put(spool, "b1", owner="87654321")

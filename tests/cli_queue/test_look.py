@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from relay.spool.spool import Spool
-from tests.cli_queue.conftest import MESSAGE, Relay, put
+from tests.cli_queue.conftest import MESSAGE, put
+from tests.shell import Shell
 
 
-async def test_a_queue_that_never_was_is_empty_and_is_not_made(relay: Relay, place: Path) -> None:
+async def test_a_queue_that_never_was_is_empty_and_is_not_made(relay: Shell, place: Path) -> None:
     assert (await relay("list")).out == "none\n"
     assert (await relay("list", "--json")).json == []
     assert (await relay("flush", "--json")).json == {"flushed": 0}
@@ -28,7 +29,7 @@ async def test_a_queue_that_never_was_is_empty_and_is_not_made(relay: Relay, pla
     assert not (place / "data").exists()
 
 
-async def test_the_table_says_who_waits_for_what(relay: Relay, spool: Spool) -> None:
+async def test_the_table_says_who_waits_for_what(relay: Shell, spool: Spool) -> None:
     await put(spool, "a1", states=("waiting", "delivered", "waiting"), age=3 * 3600, due=290)
     await put(spool, "a2", held="disabled")
     await put(spool, "a3", claimed="somebody")
@@ -45,7 +46,7 @@ async def test_the_table_says_who_waits_for_what(relay: Relay, spool: Spool) -> 
     ]
 
 
-async def test_the_list_is_narrowed_by_owner_user_and_hold(relay: Relay, spool: Spool) -> None:
+async def test_the_list_is_narrowed_by_owner_user_and_hold(relay: Shell, spool: Spool) -> None:
     await put(spool, "a1")
     await put(spool, "a2", held="operator")
     await put(spool, "b1", owner="87654321", user="other")
@@ -56,7 +57,7 @@ async def test_the_list_is_narrowed_by_owner_user_and_hold(relay: Relay, spool: 
         assert [row["id"] for row in (await relay("list", *options, "--json")).json] == expected
 
 
-async def test_the_list_says_how_many_it_does_not_show(relay: Relay, spool: Spool) -> None:
+async def test_the_list_says_how_many_it_does_not_show(relay: Shell, spool: Spool) -> None:
     await asyncio.gather(*(put(spool, f"m{number:04}") for number in range(1101)))
     ran = await relay("list")
     assert ran.out.count("@example.com") == 100 and ran.out.splitlines()[-1] == "1001 more; --limit shows them"
@@ -67,7 +68,7 @@ async def test_the_list_says_how_many_it_does_not_show(relay: Relay, spool: Spoo
         assert len({row["id"] for row in ran.json}) == 1101 and ran.err == ""
 
 
-async def test_a_message_is_shown_in_full(relay: Relay, spool: Spool) -> None:
+async def test_a_message_is_shown_in_full(relay: Shell, spool: Spool) -> None:
     await put(spool, "a1", states=("waiting", "delivered"), units=2)
     [shown] = (await relay("show", "a1", "--json")).json
     assert [each["state"] for each in shown["standings"]] == ["waiting", "delivered"]
@@ -78,13 +79,13 @@ async def test_a_message_is_shown_in_full(relay: Relay, spool: Spool) -> None:
     assert "r0@example.net" in ran.out and "r1@example.net" in ran.out and "delivered" in ran.out
 
 
-async def test_the_content_is_written_octet_for_octet(relay: Relay, spool: Spool) -> None:
+async def test_the_content_is_written_octet_for_octet(relay: Shell, spool: Spool) -> None:
     await put(spool, "a1", held="operator")
     ran = await relay("show", "a1", "--content")
     assert (ran.status, ran.raw, ran.err) == (0, MESSAGE, "")
 
 
-async def test_a_corrupt_message_shows_what_can_be_read(relay: Relay, spool: Spool, place: Path) -> None:
+async def test_a_corrupt_message_shows_what_can_be_read(relay: Shell, spool: Spool, place: Path) -> None:
     await put(spool, "a1")
     await put(spool, "a2")
     db = sqlite3.connect(place / "data" / "spool.db", isolation_level=None)
@@ -102,7 +103,7 @@ async def test_a_corrupt_message_shows_what_can_be_read(relay: Relay, spool: Spo
     assert "entry_corrupt" in (place / "journal").read_text()
 
 
-async def test_what_came_from_outside_does_not_move_the_cursor(relay: Relay, spool: Spool) -> None:
+async def test_what_came_from_outside_does_not_move_the_cursor(relay: Shell, spool: Spool) -> None:
     await put(spool, "a1", reply="450 \x1b[2J\nforged │ row [bold]", sender="\x1b]0;x\x07@example.com")
     for command in (("list",), ("show", "a1"), ("remove", "a1")):
         ran = await relay(*command)
@@ -132,13 +133,13 @@ async def test_what_came_from_outside_does_not_move_the_cursor(relay: Relay, spo
         (("purge", "a1"), "No such command"),
     ],
 )
-async def test_a_wrong_argument_is_a_clear_line(relay: Relay, spool: Spool, arguments: tuple[str, ...], text: str) -> None:
+async def test_a_wrong_argument_is_a_clear_line(relay: Shell, spool: Spool, arguments: tuple[str, ...], text: str) -> None:
     await put(spool, "a1")
     ran = await relay(*arguments)
     assert ran.status == 2 and text in ran.faults[-1] and ran.out == ""
 
 
-async def test_a_spool_that_cannot_be_used_is_one_line(relay: Relay, place: Path, config: Path) -> None:
+async def test_a_spool_that_cannot_be_used_is_one_line(relay: Shell, place: Path, config: Path) -> None:
     (place / "data").mkdir()
     (place / "data" / "spool.db").write_bytes(b"not a database at all" * 500)
     for command in (("list",), ("list", "--json"), ("show", "a1"), ("retry", "a1", "--json"), ("remove", "a1"), ("flush",)):
