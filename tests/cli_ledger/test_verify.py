@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 from relay.accounts.secrets import open_key
@@ -42,7 +43,7 @@ async def test_a_difference_is_one_line_and_the_status_is_1(relay: Shell, store:
     assert f"{users[9]}: held: expected 0 (the open holds), found 2" in lines
     one = await relay("ledger", "verify", users[9], "--json")
     assert one.status == 1
-    row = one.json["found"][0]
+    row = json.loads(one.out)["found"][0]
     assert (row["user"], row["differences"], row["records"]) == (users[9], ["held: expected 0 (the open holds), found 2"], 1)
     assert (await relay("ledger", "verify", users[0])).status == 0
 
