@@ -47,6 +47,8 @@ from relay.upstream.terms import Terms
 
 RETRY_NICE = 10
 """What the retry process adds to its niceness."""
+FIGURES_ROOM = 128 << 10
+"""Octets of each file of figures that a process writes at most; there are some hundred figures, each of some hundred octets."""
 KEEP_LAPSED = 7 * 86400.0
 """Seconds for which a hold whose lease has ended may still be settled, at least: longer than its message may be in the spool."""
 
@@ -86,7 +88,16 @@ def open_journal(settings: Settings) -> Journal:
             fd = os.open(settings.journal.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
             raise ConfigError(f"journal.file: {settings.journal.file}: {error.strerror}") from None
+    keep_figures()
     return Journal(fd, settings.smtp.hostname, settings.journal.style)
+
+
+def keep_figures() -> None:
+    """Give the figures of this process their blocks on the disk: they are mapped, and on a full disk a write to them would kill it."""
+    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        for path in Path(folder).glob(f"*_{os.getpid()}.db"):
+            with path.open("r+b") as file, suppress(OSError):  # on a disk that is full already it is as it was
+                os.posix_fallocate(file.fileno(), 0, FIGURES_ROOM)
 
 
 def pending_file(settings: Settings) -> Path:

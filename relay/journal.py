@@ -172,7 +172,7 @@ class Journal:
         self.event("reported", id=id, recipients=recipients, action=action, dsn=dsn)
 
     def discarded(self, id: str, recipients: list[str], reason: str) -> None:
-        """These recipients get neither the message nor a report: reason never (NOTIFY), null_sender or operator."""
+        """These recipients get neither the message nor a report: reason never (NOTIFY), null_sender, operator or owner."""
         self.event("discarded", id=id, recipients=recipients, reason=reason)
 
     def held(self, id: str, reason: str) -> None:

@@ -32,7 +32,7 @@ from prometheus_client import multiprocess, values
 from pydantic import SecretStr
 
 from relay.config import LEASE_MARGIN, ConfigError, Settings
-from relay.daemon import Rooms, check_doors, join, new_incarnation, open_journal, open_rooms, open_spool
+from relay.daemon import Rooms, check_doors, join, keep_figures, new_incarnation, open_journal, open_rooms, open_spool
 from relay.estate import Estate
 from relay.journal import WORKER_DEATHS, Journal
 from relay.session.listener import ListenError, bind
@@ -158,6 +158,8 @@ class Supervisor:
         self._environment["PROMETHEUS_MULTIPROC_DIR"] = os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
         # prometheus-client looked for the directory when it was imported; values made from now on are shared as well.
         values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
+        WORKER_DEATHS.labels("smtp")  # the first of them makes their file
+        keep_figures()
         return locks
 
     def _take_ports(self) -> None:

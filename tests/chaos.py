@@ -29,11 +29,11 @@ from tests.running import Relay, User, free_port, running, store_server
 from tests.sink_process import SinkProcess
 
 RULES = Rules(window=10, lease=10.0)
-HOURLY = 150
-"""Units a user may send in a window; four users may so be told 250 sixty times a second at most."""
+HOURLY = 80
+"""Units a user may send in a window; four users may so be told 250 thirty-two times a second at most."""
 USERS = 4
 CONNECTIONS = 40
-PAUSE = 0.3
+PAUSE = 0.15
 """Seconds between a client's messages, on average."""
 WORKERS = 2
 """SMTP workers a node; with retry and API, eight processes are there to be killed."""
@@ -49,6 +49,7 @@ dot p=0.005 reply="554 5.6.0 not that"
 dot p=0.01 drop
 dot p=0.005 drop=after
 dot p=0.005 stall=4
+dot p=0.01 stall=8
 data p=0.05 stall=0.3
 dot p=0.3 stall=0.3
 """
@@ -71,6 +72,8 @@ class Figures:
     accepted_after: int = 0
     """250s after the first kill."""
     outcomes: Counter[str] = field(default_factory=Counter)
+    limited: int = 0
+    """Refusals for the hourly limit, or for what was in flight."""
     released: int = 0
     """Reports that the smarthost had refused for good, and a person released."""
     drain: float = 0.0
@@ -142,7 +145,7 @@ class World:
         self._over = asyncio.Event()
         self._healing: list[asyncio.Task[None]] = []
         self._starting: Relay | None = None
-        """The node whose supervisor was killed, until it runs again; the other one is left alone meanwhile."""
+        """The node whose supervisor was killed, until it is ready: its workers and the other supervisor are let alone meanwhile."""
 
     # -- the clients ---------------------------------------------------------------------------------------------------------
 
@@ -178,6 +181,7 @@ class World:
         await caller.send(attempt, mark, names, wire)
         self.sent[place] = sent = read_sent(attempt, mark, tuple(names))
         self.figures.outcomes[sent.outcome] += 1
+        self.figures.limited += "7.0 Hourly sending limit reached" in sent.reply or "7.0 Sending limit taken by" in sent.reply
         self.figures.accepted_after += sent.outcome == "taken" and 0 < self.figures.first_kill < time.monotonic()
         return attempt
 
@@ -187,7 +191,7 @@ class World:
         """Kill until the time is over and both counts are reached, or twice the time has passed."""
         figures = self.figures
         began = time.monotonic()
-        pace = min(1.0, seconds / (kills * 1.5))
+        pace = min(2.0, seconds / (kills * 1.5))
         while (passed := time.monotonic() - began) < 2 * seconds:
             if passed >= seconds and figures.kills.total() >= kills and figures.accepted_after >= acceptances:
                 break
@@ -212,8 +216,12 @@ class World:
         if what == "node":
             supervisor = self.random.choice(self.nodes)
             process = supervisor.process if self._starting is None else None
-            return process is not None and self._heal(process, self._restart_node(supervisor, process))
-        found = [pid for workers in self.workers for name, pid in workers.alive().items() if name.startswith(what)]
+            if process is None:
+                return False
+            self._starting = supervisor
+            return self._heal(process, self._restart_node(supervisor, process))
+        ready = [workers for workers, node in zip(self.workers, self.nodes, strict=True) if node is not self._starting]
+        found = [pid for workers in ready for name, pid in workers.alive().items() if name.startswith(what)]
         if not found:
             return False
         os.kill(self.random.choice(found), signal.SIGKILL)
@@ -247,7 +255,6 @@ class World:
 
     async def _restart_node(self, node: Relay, killed: asyncio.subprocess.Process) -> None:
         """Start a node again as soon as it can be: what its supervisor left behind drains first, and has its ports until then."""
-        self._starting = node
         await killed.wait()
         end = time.monotonic() + 40
         while True:

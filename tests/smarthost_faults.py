@@ -184,19 +184,20 @@ class World:
 
     # -- the end -------------------------------------------------------------------------------------------------------------
 
-    async def rest(self, held: int = 0, timeout: float = 15) -> None:
-        """Wait until nothing is on its way: the spool is empty but for so many that are held, and the ledger holds nothing open."""
+    async def rest(self, held: int | None = 0, timeout: float = 15) -> None:
+        """Wait until nothing is on its way: the spool is empty but for so many (None: any) that are held, the ledger holds nothing open."""
         end = time.monotonic() + timeout
         async with self.spool() as spool:
             while True:
                 counts = await spool.counts()
                 flying = [(await self.relay.usage(user))["in_flight"] for user in (self.user, *self.others)]
-                if (counts.waiting, counts.claimed, counts.held, counts.charges) == (0, 0, held, 0) and not any(flying):
+                is_empty = not (counts.waiting or counts.claimed or counts.charges) and held in (None, counts.held)
+                if is_empty and not any(flying):
                     return
                 assert time.monotonic() < end, f"not at rest: {counts}, in flight: {flying}"
                 await asyncio.sleep(0.1)
 
-    async def account(self, held: int = 0, timeout: float = 15) -> Evidence:
+    async def account(self, held: int | None = 0, timeout: float = 15) -> Evidence:
         """Wait until everything has come to rest, and close the account."""
         await self.rest(held, timeout)
         users = [user.name for user in (self.user, *self.others)]

@@ -25,8 +25,9 @@ from relay.spool.entry import Entry
 from relay.spool.fault import SpoolUnavailable
 from relay.spool.spool import Spool
 
-OWNERS_TO_RELEASE = frozenset({"operator", "undeliverable"})
-"""Holds that an owner may end: its own, and that of a report nobody took. The others stand for something that is not in order."""
+OWNERS_TO_LIFT = frozenset({"owner", "undeliverable"})
+"""Holds that an owner may end, by a release or a removal: its own, and that of a report nobody took. The others stand for something
+that is not in order, or that the relay's operator wants to see."""
 SETTLING = 10.0
 """Seconds in which the transaction that put an entry has settled it, or withdrawn it again."""
 
@@ -165,19 +166,17 @@ async def hold_message(request: Request, owner: ByOwner, id: str) -> QueueDetail
     """Hold a message until it is released."""
     entry = await _find(request, owner, id)
     # A hold that stands is not exchanged for one that the owner may end.
-    if entry.held and entry.held != "operator":
+    if entry.held and entry.held != "owner":
         raise HTTPException(409, f"The message is held already ({entry.held})")
-    if not entry.held and await spool_of(request).hold(id, "operator", owner.owner_id):
-        rooms_of(request).journal.held(id, "operator")
+    if not entry.held and await spool_of(request).hold(id, "owner", owner.owner_id):
+        rooms_of(request).journal.held(id, "owner")
     return await _shown(request, owner, id)
 
 
 @router.post("/{id}/release", responses=_CONFLICT)
 async def release_message(request: Request, owner: ByOwner, id: str) -> QueueDetail:
     """End a hold; the message is tried now."""
-    entry = await _find(request, owner, id)
-    if entry.held and entry.held not in OWNERS_TO_RELEASE:
-        raise HTTPException(409, f"The message is held for a reason that only the relay's operator can lift ({entry.held})")
+    entry = await _liftable(request, owner, id)
     if entry.held and await spool_of(request).unhold(id, owner.owner_id):
         rooms_of(request).journal.unheld(id, entry.held)
     return await _shown(request, owner, id)
@@ -186,10 +185,11 @@ async def release_message(request: Request, owner: ByOwner, id: str) -> QueueDet
 @router.delete("/{id}", status_code=204, response_class=Response, responses=_CONFLICT)
 async def remove_message(request: Request, owner: ByOwner, id: str) -> None:
     """Remove a message for good; recipients that it was still owed to get neither it nor a report."""
+    await _liftable(request, owner, id)
     removed = await remove_entry(spool_of(request), id, owner.owner_id)
     match removed:
         case Entry():
-            rooms_of(request).journal.discarded(id, owed(removed), "operator")
+            rooms_of(request).journal.discarded(id, owed(removed), "owner")
         case None:
             raise _unknown()
         case "claimed":
@@ -227,6 +227,13 @@ async def _find(request: Request, reach: Reach, id: str) -> Entry:
     entry = await spool_of(request).find(id)
     if entry is None or not reach.covers(entry):
         raise _unknown()
+    return entry
+
+
+async def _liftable(request: Request, owner: Reach, id: str) -> Entry:
+    entry = await _find(request, owner, id)
+    if entry.held and entry.held not in OWNERS_TO_LIFT:
+        raise HTTPException(409, f"The message is held for a reason that only the relay's operator can lift ({entry.held})")
     return entry
 
 

@@ -32,7 +32,7 @@ class QueueEntry(_Shown):
     state: Condition = Field(
         description="in_doubt: tried, and whether the smarthost took it is not known; it is tried again, or its answer is still awaited."
     )
-    held: str | None = Field(description="Why it is held: operator, disabled, route, corrupt or undeliverable.")
+    held: str | None = Field(description="Why it is held: operator, owner, disabled, route, corrupt or undeliverable.")
     attempts: int
     next_try: int | None = Field(description="Seconds until it is tried (again); null while it is held or being sent.")
     recipients: int

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -64,11 +64,16 @@ class Desk:
 
 @contextmanager
 def _journal(settings: Settings) -> Iterator[Journal]:
-    """The mail log where it is a file; else standard error, for the relay's standard output is not ours to write to."""
+    """The mail log where it is a file we may write to; else standard error, for the relay's standard output is not ours to write to.
+
+    It is not made here: whoever looks at the queue before the relay has run would own it.
+    """
+    fd = -1
     if settings.journal.file is not None:
-        yield daemon.open_journal(settings)
-        return
-    fd = os.dup(2)
+        with suppress(OSError):
+            fd = os.open(settings.journal.file, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    if fd < 0:
+        fd = os.dup(2)
     try:
         yield Journal(fd, settings.smtp.hostname, settings.journal.style)
     finally:
@@ -265,7 +270,10 @@ def remove(
     config: Config = None,
 ) -> None:
     """Remove messages for good: nobody gets them any more, and nobody is told."""
-    allowed = list(ids) if yes or as_json else _ask(ids, config)
+    if as_json and not yes:
+        _complain("--json does not ask: it needs --yes")
+        raise typer.Exit(EX_USAGE)
+    allowed = list(ids) if yes else _ask(ids, config)
 
     async def do(desk: Desk, id: str) -> Row:
         spool, _ = await desk.find(id)

@@ -29,7 +29,10 @@ local hourly, total = tonumber(f[4] or ''), tonumber(f[5] or '')  -- nil: unlimi
 local taken, gone = tonumber(f[6] or 0), tonumber(f[7] or 0)
 local rejected, rgone = tonumber(f[8] or 0), tonumber(f[9] or 0)
 local held = tonumber(f[10] or 0)
-local before = {taken, gone, rejected, rgone}
+if not (taken and gone and rejected and rgone and held) then
+  return redis.error_reply('DAMAGED a counter of ' .. K .. ' is no number')
+end
+local before = {taken, rejected}
 local raw = clock()
 local now = math.max(raw, tonumber(f[11] or 0))
 local bucket = math.floor(now / RESOLUTION)
@@ -37,8 +40,11 @@ local bucket = math.floor(now / RESOLUTION)
 -- The first instant at which an entry of this bucket is outside every window that ends then: all of its bucket is.
 local function leaves(b) return (tonumber(b) + 1) * RESOLUTION + WINDOW end
 
+-- What a script has done before it fails is not undone. So whatever moves something writes what follows from it at once, and whatever
+-- can fail on a damaged book comes before the first write of what depends on it: a call that failed can be repeated, and counts once.
+
 -- Drop the entries that have left the window; returns the cumulative sum up to the last one dropped.
-local function expire(key, sum, base)
+local function expire(key, sum, base, field, window)
   if sum == base then return base end
   local head = redis.call('ZRANGE', key, 0, 0)
   if not head[1] or leaves(head[1]) > now then return base end
@@ -49,6 +55,7 @@ local function expire(key, sum, base)
   end
   base = tonumber(redis.call('ZRANGE', key, low, low, 'WITHSCORES')[2])
   redis.call('ZREMRANGEBYRANK', key, 0, low)
+  redis.call('HSET', K, field, base, window, sum - base)
   return base
 end
 
@@ -57,11 +64,12 @@ local function lapse()
   if held == 0 then return end
   local ended = redis.call('ZRANGEBYSCORE', OPEN, '-inf', now)
   if #ended == 0 then return end
-  for _, member in ipairs(ended) do
-    held = held - tonumber(string.match(member, ':(%d+)$'))
-    redis.call('ZADD', LAPSED, now, member)
-  end
+  local left = held
+  for _, member in ipairs(ended) do left = left - tonumber(string.match(member, ':(%d+)$')) end
+  for _, member in ipairs(ended) do redis.call('ZADD', LAPSED, now, member) end
+  held = left
   redis.call('ZREMRANGEBYSCORE', OPEN, '-inf', now)
+  redis.call('HSET', K, 'held', held)
   redis.call('ZREMRANGEBYSCORE', LAPSED, '-inf', now - KEEP)
   redis.call('PEXPIRE', LAPSED, math.ceil(KEEP / 1000))
 end
@@ -75,11 +83,8 @@ end
 -- Numbers are handed to redis.call as they are: it writes a whole number with all its digits (Lua's own conversion would not).
 -- Most calls change only what is held, most others only what is taken.
 local function save()
-  if rejected ~= before[3] or rgone ~= before[4] then
-    redis.call('HSET', K, 'rejected', rejected, 'rgone', rgone, 'rsum', rejected - rgone)
-  end
-  if taken ~= before[1] or gone ~= before[2] then
-    if gone ~= before[2] then redis.call('HSET', K, 'gone', gone) end
+  if rejected ~= before[2] then redis.call('HSET', K, 'rejected', rejected, 'rsum', rejected - rgone) end
+  if taken ~= before[1] then
     redis.call('HSET', K, 'taken', taken, 'sum', taken - gone, 'held', held, 'last', now)
   else
     redis.call('HSET', K, 'held', held, 'last', now)
@@ -88,6 +93,6 @@ end
 
 if exists then
   lapse()
-  gone = expire(LOG, taken, gone)
-  rgone = expire(RLOG, rejected, rgone)
+  gone = expire(LOG, taken, gone, 'gone', 'sum')
+  rgone = expire(RLOG, rejected, rgone, 'rgone', 'rsum')
 end

@@ -15,13 +15,18 @@ if not exists then return {'unknown', 0, 0, 0, raw} end
 local ends = now + lease
 local old = held > 0 and redis.call('ZSCORE', OPEN, member)
 if old then
-  redis.call('ZREM', OPEN, member)
   held = held - n
   ends = math.max(ends, tonumber(old) + 1)
 end
-redis.call('ZREM', LAPSED, member)
+
+-- Give back what it held before, if anything: as the last thing, or the next to last.
+local function drop()
+  if old then redis.call('ZREM', OPEN, member) end
+  redis.call('ZREM', LAPSED, member)
+end
 
 local function refuse(reason, used, limit, instant)
+  drop()
   save()
   return {reason, used, limit, instant, raw}
 end
@@ -44,11 +49,13 @@ end
 if hourly and sent + n > hourly then return refuse('hourly', sent, hourly, fits()) end
 if bounced + n > cap then return refuse('rejected', bounced, cap, fits()) end
 if (hourly and sent + held + n > hourly) or (total and taken + held + n > total) or bounced + held + n > cap then
+  drop()
   local first = redis.call('ZRANGE', OPEN, 0, 0, 'WITHSCORES')
   return refuse('in_flight', sent + held, hourly or total or cap, tonumber(first[2]))
 end
 
 held = held + n
+redis.call('ZREM', LAPSED, member)
 redis.call('ZADD', OPEN, ends, member)
 save()
 return {'ok', now}

@@ -10,25 +10,27 @@ local n, accepted, bounced = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV
 local member = ARGV[4] .. ':' .. ARGV[5]
 if not exists then return {'gone', raw, 0, 0, 0} end
 
-local outcome
-if redis.call('ZREM', OPEN, member) == 1 then
-  outcome = 'ok'
+local outcome, from
+if redis.call('ZSCORE', OPEN, member) then
+  outcome, from = 'ok', OPEN
   held = held - n
-elseif redis.call('ZREM', LAPSED, member) == 1 then
-  outcome = 'late'
+elseif redis.call('ZSCORE', LAPSED, member) then
+  outcome, from = 'late', LAPSED
 else
   save()
   return {'done', now, taken - gone, taken, 0}
+end
+if bounced > 0 then
+  if accepted > 0 then redis.call('ZCARD', LOG) end  -- fails where the ZADD would
+  rejected = rejected + bounced
+  redis.call('ZADD', RLOG, rejected, bucket)
 end
 if accepted > 0 then
   taken = taken + accepted
   redis.call('ZADD', LOG, taken, bucket)
 end
-if bounced > 0 then
-  rejected = rejected + bounced
-  redis.call('ZADD', RLOG, rejected, bucket)
-end
 save()
+redis.call('ZREM', from, member)
 -- The record of it: with the sums after it, so that the first one kept says how far the ones before it had come. A hold that was only
 -- given back leaves none: it changes no sum, and a refused or aborted message shall cost nothing. What cannot be put on record (a key
 -- that is no stream) is charged all the same; verify finds the gap.

@@ -10,6 +10,7 @@ Promises:
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 MARGIN = 60.0
 """Seconds of a claim's lease for what comes after the answer to the dot: recording it."""
+INSISTENCE = 5
+"""Tries after which an entry alone may be what cannot be written."""
 PAUSE = 1.0
 """Seconds between two tries to record a result."""
 
@@ -170,7 +173,7 @@ class Attempts:
             ahead=time.time() - now,
         )  # fmt: skip
         held: Hold = "undeliverable" if reports.is_undeliverable else ""
-        while True:
+        for patience in itertools.count(start=1):
             try:
                 is_there = await self._spool.finish(
                     entry.id, reports.standings, due, reports.reports, attempts=entry.attempts,
@@ -179,9 +182,21 @@ class Attempts:
                 break
             except SpoolUnavailable as error:
                 self._journal.alarm("spool_unavailable", id=entry.id, error=str(error))
+                if patience % INSISTENCE == 0 and await self._set_aside(entry):
+                    return
                 await asyncio.sleep(PAUSE)
         if is_there:
             self._tell_reports(entry, reports)
+
+    async def _set_aside(self, entry: Entry) -> bool:
+        """Hold an entry whose result cannot be recorded although the spool takes other things; False if it takes nothing."""
+        try:
+            if await self._spool.hold(entry.id, "corrupt"):
+                self._journal.alarm("entry_corrupt", id=entry.id, error="what came of it cannot be recorded")
+                self._journal.in_doubt(entry.id, [one.recipient.address for one in entry.waiting], "451 4.3.0 the result is not recorded")
+        except SpoolUnavailable:
+            return False
+        return True
 
     def _tell(self, entry: Entry, standings: tuple[Standing, ...], now: float) -> None:
         """Put on record who was delivered to, and whose delivery is in doubt."""

@@ -19,8 +19,9 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from relay.accounts.registry import Registry
 from relay.journal import Journal
@@ -35,8 +36,8 @@ from relay.upstream.pool import Pool
 
 IDLE = 0.5
 """Seconds between two looks at a spool in which nothing was due."""
-STUCK = 30.0
-"""Seconds for which an entry is passed over whose user's book the store cannot read."""
+STUCK = 60.0
+"""Seconds for which the mail of a user is passed over whose book or record the store cannot read."""
 STALE = 5.0
 """Seconds for which a claimed entry may wait for its attempt; then it is claimed anew: its user may have been disabled meanwhile."""
 BATCH = 200
@@ -80,7 +81,6 @@ class Runner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ours: dict[str, float] = {}
         """When those were claimed that are ready or under way; nobody else's, whatever has become of their leases."""
-        self._stuck: dict[str, float] = {}
         self._reviewed = 0.0
         self._is_told = False
 
@@ -129,9 +129,8 @@ class Runner:
         room = 2 * self._ramp.width - len(self._ready) - len(self._tasks)
         if room <= 0:
             return False
-        self._stuck = {id: until for id, until in self._stuck.items() if until > now}
-        due = await self._spool.due(now, room + len(self._stuck) + len(self._ours))
-        claimed = await self._claim([entry for entry in due if entry.id not in self._stuck and entry.id not in self._ours][:room])
+        due = await self._spool.due(now, room + len(self._ours))
+        claimed = await self._claim([entry for entry in due if entry.id not in self._ours][:room])
         self._ready.extend(claimed)
         self._ours.update(dict.fromkeys((entry.id for entry in claimed), time.monotonic()))
         self._begin()
@@ -159,13 +158,13 @@ class Runner:
             return list(entries)
         calls = [self._ledger.settle(entry.user, entry.id, entry.units, entry.accepted) for entry in loose]
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        settled = []
+        settled, stuck = [], set[str]()
         for entry, answer in zip(loose, answers, strict=True):
             if isinstance(answer, StoreUnavailable):
                 continue
             if isinstance(answer, StoreRefused):
                 self._journal.alarm("charge_refused", id=entry.id, user=entry.user, error=str(answer))
-                self._stuck[entry.id] = self._spool.now() + STUCK
+                stuck.add(entry.user)
                 continue
             if isinstance(answer, BaseException):
                 raise answer
@@ -176,6 +175,7 @@ class Runner:
                     self._journal.overdraft(entry.id, entry.user, entry.accepted, answer.at)
         if settled:
             await self._spool.mark_settled(settled)
+        await self._pass_over(stuck)
         done = set(settled)
         if not done and any(isinstance(answer, StoreUnavailable) for answer in answers):
             raise StoreUnavailable("the store did not answer")
@@ -185,41 +185,68 @@ class Runner:
         """Hold the mail of users who may not send now; the others'. Reports are the relay's own."""
         if not self._rules.is_holding:
             return list(entries)
-        names = sorted({entry.user for entry in entries if entry.kind == "mail"})
-        users = await asyncio.gather(*(self._registry.find_user(name) for name in names))
-        barred = {name for name, user in zip(names, users, strict=True) if user is None or not user.is_enabled}
+        may_send = await self._look_up({entry.user for entry in entries if entry.kind == "mail"})
+        await self._pass_over({entry.user for entry in entries if entry.kind == "mail"} - may_send.keys())
         allowed = []
         for entry in entries:
-            if entry.kind == "mail" and entry.user in barred:
+            if entry.kind == "mail" and entry.user not in may_send:
+                continue
+            if entry.kind == "mail" and not may_send[entry.user]:
                 if await self._spool.hold(entry.id, "disabled"):
                     self._journal.held(entry.id, "disabled")
             else:
                 allowed.append(entry)
         return allowed
 
+    async def _pass_over(self, users: set[str]) -> None:
+        """Leave the mail of these alone for a while: what nobody can judge is not in the others' way."""
+        for user in users:
+            await self._spool.postpone_user(user, self._spool.now() + STUCK)
+
+    async def _look_up(self, names: set[str]) -> dict[str, bool]:
+        """Who of these may send; those whose record the store cannot read are left out. Raises StoreUnavailable."""
+        ordered = sorted(names)
+        answers = await asyncio.gather(*(self._registry.find_user(name) for name in ordered), return_exceptions=True)
+        found = {}
+        for name, answer in zip(ordered, answers, strict=True):
+            if isinstance(answer, StoreRefused):
+                self._journal.alarm("user_unreadable", user=name, error=str(answer))
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found[name] = answer is not None and answer.is_enabled
+        return found
+
     async def _review(self, now: float) -> None:
         """Let go on what is held for users who may send again; give up what is too old while the smarthost is not there."""
-        for name in sorted(await self._spool.held_users("disabled")):
-            user = await self._registry.find_user(name)
-            if (user is not None and user.is_enabled) or not self._rules.is_holding:
+        may_send = await self._look_up(await self._spool.held_users("disabled"))
+        for name, is_allowed in may_send.items():
+            if is_allowed or not self._rules.is_holding:
                 for id in await self._spool.unhold_user(name, "disabled"):
                     self._journal.unheld(id, "disabled")
         if self._is_down():
             old = await self._spool.expiring(now - self._rules.schedule.expire - self._rules.overdue, BATCH)
             for entry in await self._claim([entry for entry in old if entry.id not in self._ours]):
-                await self._attempts.give_up(entry)
+                self._ours[entry.id] = time.monotonic()
+                self._spawn(self._give_up(entry))
 
     # -- doing ---------------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         """Start as many attempts as the smarthost may be asked at once."""
         while self._ready and len(self._tasks) < self._ramp.width:
-            task = asyncio.create_task(self._attempt(self._ready.popleft()))
-            self._tasks.add(task)
-            task.add_done_callback(self._on_done)
+            self._spawn(self._attempt(self._ready.popleft()))
 
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _give_up(self, entry: Entry) -> None:
+        try:
+            await self._attempts.give_up(entry)
+        finally:
+            del self._ours[entry.id]
 
     async def _attempt(self, entry: Entry) -> None:
         try:

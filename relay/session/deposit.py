@@ -10,6 +10,7 @@ Promises:
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from relay.mail.envelope import Envelope
@@ -66,13 +67,21 @@ class Deposit:
             due=now + house.rules.doubt + MARGIN if is_mine else self._due(standings, is_unreached), units=self._units,
             accepted=accepted, attempts=1, size=len(prefix) + len(wire), claimed_by=spool.incarnation if is_mine else "",
         )  # fmt: skip
-        await spool.put(entry, prefix, wire)
-        self._entry = entry
+        self._entry = entry  # from here on it may be there: only a failure, or a withdrawal, says that it is not
+        try:
+            await spool.put(entry, prefix, wire)
+        except asyncio.CancelledError:
+            with suppress(SpoolUnavailable):
+                await asyncio.shield(self.withdraw())  # behind the put, in the same writer
+            raise
+        except BaseException:
+            self._entry = None
+            raise
 
-    async def record(self, standings: tuple[Standing, ...]) -> None:
-        """Record the end of the attempt in the entry that was made before its dot; raises SpoolUnavailable."""
+    async def record(self, standings: tuple[Standing, ...], accepted: int) -> None:
+        """Record the end of the attempt, and what is charged for it, in the entry made before its dot; raises SpoolUnavailable."""
         assert self._house.spool is not None
-        await self._house.spool.finish(self._id, standings, self._due(standings))
+        await self._house.spool.finish(self._id, standings, self._due(standings), accepted=accepted)
 
     async def withdraw(self) -> None:
         """Take the entry back: everyone was refused after all, and the client is told so. Raises SpoolUnavailable."""

@@ -235,8 +235,8 @@ class Transaction:
         try:
             if self._deposit.is_made:
                 await self._amend(end, attempt)
-            elif end.standings:
-                await self._keep(end, attempt)
+            elif end.standings and not await self._keep(end, attempt):
+                end = replace(end, standings=())
         except SpoolUnavailable as error:  # it stands in the spool as it was before the dot, in doubt, and so the message is taken
             self._house.journal.alarm("spool_unavailable", id=self.id, error=str(error))
             end = Disposition("taken", Reply(250, "0.0", f"{self.id} Queued"), standings=self._deposit.standings)
@@ -249,22 +249,24 @@ class Transaction:
         if end.outcome == "rejected":
             await self._deposit.withdraw()
         elif attempt.late is None:
-            await self._deposit.record(end.standings)
+            await self._deposit.record(end.standings, counted(end.standings, self._house.teller.ledger.rules.unit))
 
-    async def _keep(self, end: Disposition, attempt: Attempt) -> None:
-        """Put what was not delivered into the spool; raises Withheld."""
+    async def _keep(self, end: Disposition, attempt: Attempt) -> bool:
+        """Put what was not delivered into the spool; False: only reports on deliveries are owed, and they are lost. Raises Withheld."""
         is_delivered = not any(one.state == "waiting" for one in end.standings)
         try:
             is_unreached = all(isinstance(v, Deferred) and v.unreached for v in attempt.verdicts.values())
             await self._put(end.standings, attempt.late is not None, is_unreached, is_sent=is_delivered or bool(end.in_doubt))
         except Withheld:
-            if is_delivered:  # only the report on the delivery is lost with it
-                return
+            if is_delivered:
+                self._house.journal.alarm("report_lost", id=self.id, recipients=end.spooled)
+                return False
             if attempt.late is not None:
                 attempt.late.cancel()
             if end.in_doubt:  # the client will send it again
                 self._house.journal.in_doubt(self.id, end.in_doubt, str(SPOOL_DOWN))
             raise
+        return True
 
     async def _put(self, standings: tuple[Standing, ...], is_mine: bool = False, is_unreached: bool = False, is_sent: bool = False) -> None:
         """Put the entry, on a lease that lasts; raises Withheld. What `is_sent` is taken on the lease that was checked before."""

@@ -39,6 +39,7 @@ class Finish:
     attempts: int | None
     is_warned: bool | None
     held: Hold
+    accepted: int | None
     us: str
     now: float
 
@@ -205,6 +206,10 @@ def _record(db: sqlite3.Connection, seq: int, task: Finish, standings: Sequence[
         changes["attempts"] = task.attempts
     if task.is_warned is not None:
         changes["is_warned"] = task.is_warned
+    if task.accepted is not None:
+        [entry] = rows.load(db, [seq])
+        if isinstance(entry, Entry) and not entry.is_settled:  # settled meanwhile by another, it was charged for what it said then
+            changes |= {"accepted": task.accepted, "seal": rows.seal(replace(entry, accepted=task.accepted))}
     if task.held:
         changes["held"] = task.held  # without one, a person's hold of meanwhile stands
     if changes:

@@ -21,9 +21,9 @@ from relay.mail.verdict import Deferred, Delivered, Failed, Verdict, Verdicts
 
 State = Literal["waiting", "delivered", "relayed", "failed", "reported", "discarded"]
 Kind = Literal["mail", "dsn"]
-Hold = Literal["", "operator", "disabled", "route", "corrupt", "undeliverable"]
-"""Why an entry is held: by a person, because its user may not send now, because its route is gone, because it cannot be read, because
-it is a report that nobody takes."""
+Hold = Literal["", "operator", "owner", "disabled", "route", "corrupt", "undeliverable"]
+"""Why an entry is held: by the relay's operator, by the owner of its user, because its user may not send now, because its route is gone,
+because it cannot be read or written, because it is a report that nobody takes."""
 
 SETTLED = frozenset({"delivered", "reported", "discarded"})
 """States in which nothing is owed any more."""

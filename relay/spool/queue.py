@@ -161,6 +161,11 @@ def held_users(db: sqlite3.Connection, reason: Hold) -> set[str]:
     return {user for (user,) in db.execute("SELECT DISTINCT user FROM entry WHERE held = ? AND held <> ''", (reason,))}
 
 
+def postpone_user(db: sqlite3.Connection, user: str, due: float, now: float) -> None:
+    """Have nothing of a user's mail that nobody is working on be due before then."""
+    db.execute(f"UPDATE entry SET due = max(due, ?) WHERE user = ? AND held = '' AND {_IDLE}", (due, user, now))  # noqa: S608
+
+
 def unhold_user(db: sqlite3.Connection, user: str, reason: Hold, now: float) -> list[str]:
     """Let a user's mail go on, due now, that is held for that reason."""
     found = db.execute("SELECT seq, id FROM entry WHERE held = ? AND held <> '' AND user = ? ORDER BY seq", (reason, user)).fetchall()

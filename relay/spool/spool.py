@@ -99,14 +99,15 @@ class Spool:
         attempts: int | None = None,
         is_warned: bool | None = None,
         held: Hold = "",
+        accepted: int | None = None,
     ) -> bool:
         """Record the standings of all recipients, with the insertion of `reports`, in one commit; durable on return.
 
         If nothing is owed any more the entry is removed by it, else its claim is dropped, and it is due then (None: as before). False: it
-        was removed before, and nothing is inserted. If our lease has lapsed and another process has claimed the entry, its claim stays,
+        was removed before, and nothing is inserted. `accepted` is what is to be charged now, unless it is settled already. If our lease has lapsed and another process has claimed the entry, its claim stays,
         and of every standing what has come farther.
         """
-        task = claim.Finish(id, tuple(standings), due, tuple(reports), attempts, is_warned, held, self.incarnation, self.now())
+        task = claim.Finish(id, tuple(standings), due, tuple(reports), attempts, is_warned, held, accepted, self.incarnation, self.now())
         answer: bool = await self._writer.submit(claim.finish, task, sum(len(prefix) + len(wire) for _, prefix, wire in reports))
         return answer
 
@@ -234,6 +235,10 @@ class Spool:
     async def remove(self, id: str, owner: str | None = None) -> Entry | Literal["claimed"] | None:
         """Remove an entry and return it; "claimed": it is being sent right now; None: there is none (of that owner)."""
         return await self._write(partial(queue.remove, id=id, owner=owner, now=self.now()))
+
+    async def postpone_user(self, user: str, due: float) -> None:
+        """Have nothing of a user's mail that nobody is working on be due before then; reads the whole table."""
+        await self._write(partial(queue.postpone_user, user=user, due=due, now=self.now()))
 
     async def held_users(self, reason: Hold) -> set[str]:
         """Whose mail is held for that reason."""

@@ -82,7 +82,7 @@ async def test_a_message_is_shown_in_short_and_in_full(http: httpx.AsyncClient, 
 
 async def test_a_list_can_be_narrowed_and_is_longer_than_a_page(http: httpx.AsyncClient, spool: Spool, tenant: Tenant) -> None:
     numbers = range(1101)
-    await asyncio.gather(*(put(spool, f"m{n:04}", tenant.owner_id, user=f"u{n % 2}", held="operator" if n == 7 else "") for n in numbers))
+    await asyncio.gather(*(put(spool, f"m{n:04}", tenant.owner_id, user=f"u{n % 2}", held="owner" if n == 7 else "") for n in numbers))
     everything = await ids(http, tenant.auth)
     assert everything == [f"m{n:04}" for n in numbers]
     assert await ids(http, tenant.auth, state="held") == ["m0007"]
@@ -94,7 +94,7 @@ async def test_a_list_can_be_narrowed_and_is_longer_than_a_page(http: httpx.Asyn
 async def test_another_owners_message_is_answered_like_one_that_never_was(
     http: httpx.AsyncClient, house: House, spool: Spool, tenant: Tenant, other: Tenant
 ) -> None:
-    await put(spool, "theirs", other.owner_id, held="operator")
+    await put(spool, "theirs", other.owner_id, held="owner")
     assert await ids(http, tenant.auth) == []
     assert await ids(http, tenant.auth, user="app") == []
     for method, action in (("GET", ""), ("POST", "/retry"), ("POST", "/hold"), ("POST", "/release"), ("DELETE", "")):
@@ -104,7 +104,7 @@ async def test_another_owners_message_is_answered_like_one_that_never_was(
     assert (await http.post(f"{QUEUE}/flush", auth=tenant.auth)).json() == {"flushed": 0}
     assert (await http.get(f"{QUEUE}/counts", auth=tenant.auth)).json()["held"] == 0
     entry = await spool.find("theirs")
-    assert entry is not None and entry.held == "operator" and entry.due > spool.now() + 500
+    assert entry is not None and entry.held == "owner" and entry.due > spool.now() + 500
     assert events(house) == []
 
 
@@ -146,7 +146,7 @@ async def test_a_message_is_held_released_and_tried_now(http: httpx.AsyncClient,
     await put(spool, "a1", tenant.owner_id)
     for _ in range(2):  # a repeated request says the same
         state = (await http.post(f"{QUEUE}/a1/hold", auth=tenant.auth)).json()
-        assert (state["state"], state["held"], state["next_try"]) == ("held", "operator", None)
+        assert (state["state"], state["held"], state["next_try"]) == ("held", "owner", None)
     answer = await http.post(f"{QUEUE}/a1/retry", auth=tenant.auth)
     assert kind(answer) == (409, "conflict") and "release it first" in answer.json()["error"]["message"]
     for _ in range(2):
@@ -155,8 +155,8 @@ async def test_a_message_is_held_released_and_tried_now(http: httpx.AsyncClient,
     await put(spool, "a2", tenant.owner_id)
     assert (await http.post(f"{QUEUE}/a2/retry", auth=tenant.auth)).json()["next_try"] == 0
     assert [(line["event"], line["id"], line["reason"]) for line in events(house)] == [
-        ("held", "a1", "operator"),
-        ("unheld", "a1", "operator"),
+        ("held", "a1", "owner"),
+        ("unheld", "a1", "owner"),
     ]
 
 
@@ -185,7 +185,7 @@ async def test_what_is_removed_is_on_record_and_what_is_being_sent_is_not_remove
     assert await ids(http, tenant.auth) == ["busy"]
     [line] = events(house)
     assert (line["event"], line["id"], line["recipients"], line["reason"]) == (
-        "discarded", "a1", ["r0@example.net", "r2@example.net"], "operator",
+        "discarded", "a1", ["r0@example.net", "r2@example.net"], "owner",
     )  # fmt: skip
 
 
@@ -199,7 +199,7 @@ async def test_what_is_removed_unsettled_is_charged_all_the_same(http: httpx.Asy
 
 async def test_an_owner_flushes_and_counts_its_own(http: httpx.AsyncClient, spool: Spool, tenant: Tenant, other: Tenant) -> None:
     await put(spool, "a1", tenant.owner_id)
-    await put(spool, "a2", tenant.owner_id, held="operator")
+    await put(spool, "a2", tenant.owner_id, held="owner")
     await put(spool, "a3", tenant.owner_id, claimed="somebody")
     await put(spool, "b1", other.owner_id)
     counts = (await http.get(f"{QUEUE}/counts", auth=tenant.auth)).json()

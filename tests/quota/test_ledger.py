@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from relay.quota.ledger import Hold, Ledger, Refusal, key
 from relay.quota.limit import Rules
-from relay.store.client import Store
+from relay.store.client import Store, StoreRefused
 
 CLOCK = "local function clock() return tonumber(redis.call('GET', KEYS[1] .. ':clock')) end\n"
 START = 1_800_000_000
@@ -67,3 +69,55 @@ async def test_a_user_whose_hourly_limit_is_nothing_waits_for_ever(store: Store)
     assert usage is not None and usage.retry_after is None
     answer = await ledger.reserve("ada", "x", 1, 1)
     assert isinstance(answer, Refusal) and (answer.reason, answer.retry_after) == ("never", None)
+
+
+ADA = key("ada")
+DAMAGES = {
+    "the log is no log": (("SET", f"{ADA}:log", "x"), ("DEL", f"{ADA}:log")),
+    "the log of the rejected is no log": (("SET", f"{ADA}:rlog", "x"), ("DEL", f"{ADA}:rlog")),
+    "what is taken is no number": (("HSET", ADA, "taken", "x"), ("HSET", ADA, "taken", "0")),
+    "what is gone is no number": (("HSET", ADA, "gone", "x"), ("HSET", ADA, "gone", "0")),
+    "what is held is no number": (("HSET", ADA, "held", "x"), ("HSET", ADA, "held", "3")),
+}
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["in time", "late"])
+@pytest.mark.parametrize("name", DAMAGES)
+async def test_a_settle_that_fails_on_a_damaged_book_counts_once_when_it_is_mended(store: Store, name: str, is_late: bool) -> None:
+    damage, mend = DAMAGES[name]
+    ledger = await user_at(store, 0, 10)
+    assert isinstance(await ledger.reserve("ada", "x", 3, 1), Hold)
+    await store.command(*damage)
+    if is_late:
+        await clock(store, 5)
+    for _ in range(2):
+        with pytest.raises(StoreRefused):
+            await ledger.settle("ada", "x", 3, 2, 1)
+        with pytest.raises(StoreRefused):
+            await ledger.settle("ada", "x", 3, 2, 1)
+    await store.command(*mend)
+    settlement = await ledger.settle("ada", "x", 3, 2, 1)
+    assert (settlement.outcome in ("ok", "late"), settlement.taken) == (True, 2)
+    usage = await ledger.usage("ada")
+    assert usage is not None
+    assert (usage.taken, usage.window, usage.rejected, usage.in_flight) == (2, 2, 1, 0)
+    assert (await ledger.settle("ada", "x", 3, 2, 1)).outcome == "done"
+
+
+@pytest.mark.parametrize("name", ["the log is no log", "the log of the rejected is no log"])
+async def test_a_reserve_that_fails_on_a_damaged_book_leaves_what_was_held(store: Store, name: str) -> None:
+    damage, mend = DAMAGES[name]
+    ledger = await user_at(store, 0, 3)
+    await send(ledger, "s", 1, 1)
+    assert isinstance(await ledger.reserve("ada", "x", 2, 1), Hold)
+    saved = await store.command("DUMP", damage[1])
+    await store.command("DEL", damage[1])
+    await store.command(*damage)
+    await clock(store, 12)  # what was sent would leave the window, and the hold has lapsed
+    with pytest.raises(StoreRefused):
+        await ledger.reserve("ada", "y", 3, 1)
+    await store.command(*mend)
+    await store.command("RESTORE", damage[1], 0, saved)
+    assert (await ledger.settle("ada", "x", 2, 2)).outcome == "late"
+    audit = await ledger.audit("ada")
+    assert audit is not None and not audit.differences

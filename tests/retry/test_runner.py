@@ -188,6 +188,23 @@ async def test_an_entry_whose_book_is_damaged_is_not_in_the_others_way(bench: Be
     assert bench.events("charge_refused")[0]["id"] == "m.1"
 
 
+async def test_a_user_whose_record_cannot_be_read_is_not_in_the_others_way(bench: Bench, retrying: Starting, store: Store) -> None:
+    owner, _ = await bench.provisioning.add_owner("another")
+    other, _ = await bench.provisioning.add_user(owner.owner_id, 1000, None)
+    for _ in range(2):
+        await bench.put(is_settled=True)
+    assert await bench.spool.hold("m.2", "disabled")
+    await store.command("DEL", key(bench.user.name))
+    await store.command("SET", key(bench.user.name), "damaged")
+    bench.user = other
+    await bench.put()
+    async with retrying():
+        await bench.until(lambda: bool(bench.events("delivered")))
+    assert [line["id"] for line in bench.events("delivered")] == ["m.3"]
+    assert bench.events("user_unreadable")
+    assert bench.events("bug") == []
+
+
 async def test_a_stop_ends_what_is_under_way_and_gives_back_what_was_not_begun(bench: Bench, retrying: Starting) -> None:
     bench.script("dot stall=0.5")
     for _ in range(5):

@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.account import Evidence, read, violations
-from tests.chaos import Figures, opened, run
+from tests.chaos import USERS, Figures, opened, run
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "60"))
 KILLS = 50
 ACCEPTANCES = 1000
+REFUSALS = 100
+"""For the limit: users who are far from theirs prove nothing about it."""
 
 
 async def test_everything_is_killed_at_random_and_the_accounts_close(place: Path) -> None:
@@ -28,20 +30,22 @@ async def test_everything_is_killed_at_random_and_the_accounts_close(place: Path
         try:
             await run(world, SECONDS, KILLS, ACCEPTANCES)
             await world.heal()
-            left = await world.drain(timeout=60)
+            left = await world.drain(timeout=60 + SECONDS / 10)
             evidence = await world.evidence()
             found = [f"not at rest: {what}" for what in left] + violations(evidence)
         except BaseException:
             keep(place, [f"seed        {seed}, cut short"], True)
             raise
         keep(place, [*figures(world.figures, evidence), f"violations  {len(found)}", *found], bool(found))
+        audit = await world.nodes[0].cli("ledger", "verify")
         statuses = [await node.stop() for node in world.nodes]
     bugs = [event["traceback"] for event in evidence.events if event["event"] == "bug"]
     assert not bugs, f"{len(bugs)} bugs, the first:\n{bugs[0]}"
     assert not found, f"{len(found)} violations:\n" + "\n".join(found[:60])
-    assert statuses == [0, 0]
+    assert (audit["users"], audit["different"], statuses) == (USERS, 0, [0, 0])
     assert world.figures.kills.total() >= KILLS
     assert world.figures.accepted_after >= ACCEPTANCES
+    assert world.figures.limited >= REFUSALS
 
 
 def keep(place: Path, lines: list[str], has_failed: bool) -> None:
@@ -63,7 +67,8 @@ def figures(run: Figures, evidence: Evidence) -> Iterator[str]:
     yield f"stops       {run.stops} of the store"
     yield (
         f"messages    {outcomes['attempted']} attempted: {outcomes['taken']} accepted ({run.accepted_after} after the first kill), "
-        f"{outcomes['refused']} refused, {outcomes['silent']} without a reply to the final dot, {outcomes['unsent']} cut off before"
+        f"{outcomes['refused']} refused ({run.limited} at the limit), "
+        f"{outcomes['silent']} without a reply to the final dot, {outcomes['unsent']} cut off before"
     )
     unheard = sum(1 for id in reading.taken if (sent := reading.sent.get(reading.mark(id))) and sent.outcome == "silent")
     yield f"taken       {len(reading.taken)}, {unheard} of them without their client's knowing"

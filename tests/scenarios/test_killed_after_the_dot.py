@@ -22,7 +22,6 @@ async def test_those_in_doubt_are_tried_again_after_the_doubt_and_the_refused_on
         [entry] = await found.entries()
         assert [(one.state, one.in_doubt) for one in entry.standings] == [("waiting", True), ("failed", False)]
         assert found.sink.intake.answered == 1
-        await found.relay.cli("queue", "flush")  # else in its turn, when the doubt is over
         reported = await found.relay.await_event("reported")
         assert (reported["id"], reported["recipients"], reported["action"]) == (killed["id"], ["bad@load.example"], "failed")
         await until(lambda: found.sink.intake.answered == 3, 15, what="a second copy and the report")

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from relay.loadkit.script import Script
-from tests.store_faults import scene
+from tests.store_faults import Settings, scene
 from tests.surroundings import is_alive, until
 
 
@@ -35,20 +35,25 @@ async def test_the_next_start_sends_what_is_in_the_spool(place: Path) -> None:
 
 
 async def test_a_message_on_its_way_is_answered_and_charged_once_though_the_next_relay_has_begun(place: Path) -> None:
-    async with scene(place) as found:
-        found.sink.script = Script.parse(["dot first=1 stall=1"])
+    patient: Settings = {"smtp": {"drain_seconds": 9}, "upstream": {"forward_deadline_seconds": 8, "timeout_seconds": 8}}
+    async with scene(place, patient) as found:
+        found.sink.script = Script.parse(["dot first=1 stall=5"])
         user = await found.add_user(hourly=1)
         sending = asyncio.create_task(found.send(user))
         await until(lambda: found.sink.replies[354] == 1)
-        assert found.relay.process is not None
+        killed = found.relay.process
+        assert killed is not None
         old = found.relay.workers()["smtp-0"]
-        found.relay.process.kill()
-        await found.relay.process.wait()
-        await until(lambda: not _is_listening(found.relay.smtp) and not _is_listening(found.relay.api), what="the old ones listen no more")
-        assert is_alive(old)  # it drains, and its store has gone
+        killed.kill()
+        await until(
+            lambda: not is_alive(killed.pid) and not _is_listening(found.relay.smtp) and not _is_listening(found.relay.api),
+            what="the old ones hear nobody new",
+        )
         await found.relay.start()
+        assert is_alive(old)  # it drains yet, and its store went away under it
         assert (await sending).outcome == "taken"
         await until(lambda: not is_alive(old))
+        await killed.wait()
         assert (await found.send(user)).outcome == "refused"
         await found.closed()
         assert found.sink.intake.answered == (await found.relay.usage(user))["sent_total"] == 1

@@ -28,7 +28,7 @@ async def test_nothing_leaves_the_spool_unsettled(place: Path, is_late: bool) ->
         assert found.relay.events("store_unavailable")
         found.border.open()
         await until(lambda: found.sink.intake.answered == 1)
-        assert (await found.send(user)).reply.startswith("451 4.7.0 Hourly sending limit reached (1/1 messages)")
+        assert (await found.until_refused(user)).reply.startswith("451 4.7.0 Hourly sending limit reached (1/1 messages)")
         await found.closed()
         recorded = found.relay.events("settled", "settled_before")
         assert {event["id"] for event in recorded} == {sent.id}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+from pathlib import Path
 
 import pytest
 
@@ -178,3 +180,48 @@ async def test_a_smarthost_that_is_away_costs_the_client_no_wait(open_worker: Op
         assert [one.state for entry in found for one in entry.standings] == ["waiting"] * 3
         assert all(entry.due - entry.arrived < 2 for entry in found)
         assert await worker.account_of(account) == (3, 0)
+
+
+async def test_who_is_refused_at_the_dot_after_the_entry_was_made_is_not_charged_by_whoever_settles_it(open_worker: Opening) -> None:
+    async with open_worker(is_spooling=True, quota={"unit": "recipients"}) as worker:
+        account = await worker.add_user()
+        worker.script('rcpt match=a@* reply="450 4.2.0 busy"', 'dot reply="554 5.6.0 not this"')
+        wire = await worker.enter(account)
+        assert (await wire.offer(b"Subject: x\r\n", *THREE)).startswith(b"250 ")
+        assert await states(worker) == {"a": "waiting", "b": "failed", "c": "failed"}
+        (entry,) = await entries(worker)
+        assert (entry.units, entry.accepted) == (3, 1)
+        assert await spool_of(worker).charged([entry.id]) == {entry.id: (account.name, 3, 1)}
+        assert await worker.account_of(account) == (1, 0)
+
+
+async def test_a_put_that_a_stop_cut_short_leaves_nothing_in_the_spool(open_worker: Opening, place: Path) -> None:
+    async with open_worker(is_spooling=True) as worker:
+        account = await worker.add_user()
+        worker.script('rcpt reply="450 4.2.0 busy"')
+        wire = await worker.enter(account)
+        with (place / "spool.db.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a disk that stalls
+            assert (await wire.begin()).startswith(b"354 ")
+            await wire.write(b"Subject: x\r\n.\r\n")
+            await asyncio.sleep(0.3)
+            (task,) = worker.house.tasks
+            task.cancel()
+            await asyncio.sleep(0.1)
+        assert (await wire.reply()).startswith(b"421 ")
+        assert await worker.account_of(account) == (0, 0)
+        assert await entries(worker) == []
+
+
+async def test_a_report_of_success_that_cannot_be_kept_is_on_record_and_nobody_is_said_to_be_spooled(open_worker: Opening) -> None:
+    async with open_worker(is_spooling=True, reserve=NO_DISK, sink={"without": ("DSN",)}) as worker:
+        account = await worker.add_user()
+        wire = await worker.enter(account)
+        await wire.send(b"MAIL FROM:<app@example.com>", b"RCPT TO:<to@example.net> NOTIFY=SUCCESS", b"DATA")
+        for _ in range(3):
+            await wire.reply()
+        await wire.write(b"Subject: x\r\n\r\n.\r\n")
+        assert (await wire.reply()).startswith(b"250 2.0.0 test")
+        assert "spooled" not in await worker.await_event("taken")
+        assert (await worker.await_event("report_lost"))["recipients"] == ["to@example.net"]
+        assert await worker.account_of(account) == (1, 1)
