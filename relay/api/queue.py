@@ -207,12 +207,15 @@ async def remove_entry(spool: Spool, id: str, owner: str | None = None) -> Entry
     entry = await spool.find(id)
     if entry is None or owner not in (None, entry.owner):
         return None
-    # One that is being sent or taken may yet be refused and withdrawn: no charge is kept for it.
-    if not entry.is_settled and entry.units and not entry.claimed_by:
-        if spool.now() - entry.arrived < SETTLING:
-            return "new"
+    is_loose = not entry.is_settled and entry.units > 0
+    if is_loose and not entry.claimed_by and spool.now() - entry.arrived < SETTLING:
+        return "new"
+    if is_loose:
         await spool.keep_charge(entry.user, id, entry.units, entry.accepted, 0)
-    return await spool.remove(id, owner)
+    removed = await spool.remove(id, owner)
+    if is_loose and not isinstance(removed, Entry):  # one that is being sent may yet be refused and withdrawn
+        await spool.forget_charges([id])
+    return removed
 
 
 def spool_of(request: Request) -> Spool:

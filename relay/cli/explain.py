@@ -41,6 +41,10 @@ _OUTCOMES = {
 }
 
 
+_OF_CONNECTIONS = frozenset({"connected", "disconnected", "authenticated", "auth_refused"})
+"""Events whose id is a connection's, not a message's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Story:
     """What is known of one message."""
@@ -76,7 +80,8 @@ class Story:
     @property
     def is_known(self) -> bool:
         """Whether anything is known of this very message, not only of its connection."""
-        return self.entry is not None or self.record is not None or any(self._is_own(event) for event in self.events)
+        own = (event for event in self.events if self._is_own(event) and event["event"] not in _OF_CONNECTIONS)
+        return self.entry is not None or self.record is not None or any(own)
 
 
 def tell(story: Story) -> list[Line]:

@@ -98,6 +98,8 @@ async def _opened(config: Path | None) -> AsyncIterator[Desk]:
     settings = load(config)
     with _journal(settings) as journal:
         spool = _open_spool(settings, journal)
+        if spool is None:
+            _complain(f"there is no {plain(str(daemon.spool_file(settings)))}: is --config right, has the relay been started?")
         try:
             yield Desk(spool, journal)
         finally:

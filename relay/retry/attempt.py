@@ -82,13 +82,14 @@ class Attempts:
             return None
         except SpoolUnavailable as error:
             self._journal.alarm("spool_unavailable", id=entry.id, error=str(error))
+            await self._drop(entry, flight, self._rules.schedule.wait(entry.attempts, self._dice()))
             return None
         except asyncio.CancelledError:
             await self._drop(entry, flight)
             raise
         except Exception as error:
             self._journal.bug(entry.id, error)
-            await self._drop(entry, flight)
+            await self._drop(entry, flight, self._rules.schedule.wait(entry.attempts, self._dice()))
             return None
         return not all(isinstance(verdict, Deferred) and verdict.unreached for verdict in verdicts.values())
 
@@ -152,12 +153,12 @@ class Attempts:
         except SpoolUnavailable as error:  # the claim's lease ends
             self._journal.alarm("spool_unavailable", id=entry.id, error=str(error))
 
-    async def _drop(self, entry: Entry, flight: Flight) -> None:
-        """Drop the claim of an attempt that was cut short."""
+    async def _drop(self, entry: Entry, flight: Flight, wait: float = 0.0) -> None:
+        """Drop the claim of an attempt that was cut short; if nothing was sent it is due after `wait`."""
         if flight.is_sent:
             self._journal.in_doubt(entry.id, [one.recipient.address for one in entry.waiting], "451 4.4.2 cut short by a stop")
         now = self._spool.now()
-        await self.let_go(entry, now + self._rules.doubt if flight.is_sent else now)
+        await self.let_go(entry, now + (self._rules.doubt if flight.is_sent else wait))
 
     # -- recording -----------------------------------------------------------------------------------------------------------
 

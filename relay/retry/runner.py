@@ -25,7 +25,7 @@ from typing import Any
 
 from relay.accounts.registry import Registry
 from relay.journal import Journal
-from relay.quota.ledger import Ledger
+from relay.quota.ledger import Ledger, Settlement
 from relay.retry.attempt import Attempts
 from relay.retry.schedule import Ramp, Schedule
 from relay.spool.entry import Entry
@@ -61,6 +61,8 @@ class Rules:
     """Between two looks at what is held for its user, and at what is too old."""
     overdue: float = 60.0
     """How long beyond the expiry a last attempt may still come, before an entry is given up without."""
+    settling: float = 10.0
+    """In which whoever put an entry has settled it."""
     drain: float = 30.0
     """How long attempts under way may take when the process is told to stop."""
 
@@ -125,6 +127,7 @@ class Runner:
             await self._review(now)
         self._begin()
         if self._is_full() or self._is_down():
+            await self._settle_ahead(now)
             return False
         room = 2 * self._ramp.width - len(self._ready) - len(self._tasks)
         if room <= 0:
@@ -149,7 +152,12 @@ class Runner:
         if not entries:
             return []
         now = self._spool.now()
-        return await self._spool.claim([entry.id for entry in entries], self._attempts.lease, now + self._rules.doubt)
+        claimed = await self._spool.claim([entry.id for entry in entries], self._attempts.lease, now + self._rules.doubt)
+        before = {entry.id: entry.claimed_by for entry in entries if entry.claimed_by}
+        for entry in claimed:
+            if entry.id in before:  # its claim had lapsed, whatever became of who had it
+                self._journal.killed_in_flight(entry.id, before[entry.id], [one.recipient.address for one in entry.waiting])
+        return claimed
 
     async def _settle(self, entries: Sequence[Entry]) -> list[Entry]:
         """Settle the holds of these; those that are settled then. Idempotent, and mostly the session was first."""
@@ -169,10 +177,7 @@ class Runner:
             if isinstance(answer, BaseException):
                 raise answer
             settled.append(entry.id)
-            if answer.outcome in ("ok", "late"):
-                self._journal.settled(entry.id, entry.user, entry.accepted, answer.at, answer.outcome == "late")
-                if answer.is_overdraft:
-                    self._journal.overdraft(entry.id, entry.user, entry.accepted, answer.at)
+            self._tell_settled(entry.id, entry.user, entry.accepted, answer)
         if settled:
             await self._spool.mark_settled(settled)
         await self._pass_over(stuck)
@@ -181,17 +186,35 @@ class Runner:
             raise StoreUnavailable("the store did not answer")
         return [entry for entry in entries if entry.is_settled or entry.id in done]
 
+    async def _settle_ahead(self, now: float) -> None:
+        """Settle some of what waits while nothing can be sent, so that little is left to be settled at the next start."""
+        loose = await self._spool.unsettled(now - self._rules.settling, BATCH)
+        calls = [self._ledger.settle(user, id, units, accepted) for user, id, units, accepted in loose]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        done = []
+        for (user, id, _, accepted), answer in zip(loose, answers, strict=True):
+            if isinstance(answer, Settlement):
+                self._tell_settled(id, user, accepted, answer)
+                done.append(id)
+        await self._spool.mark_settled(done)
+
+    def _tell_settled(self, id: str, user: str, accepted: int, settlement: Settlement) -> None:
+        if settlement.outcome in ("ok", "late"):
+            self._journal.settled(id, user, accepted, settlement.at, settlement.outcome == "late")
+            if settlement.is_overdraft:
+                self._journal.overdraft(id, user, accepted, settlement.at)
+
     async def _allow(self, entries: Sequence[Entry]) -> list[Entry]:
         """Hold the mail of users who may not send now; the others'. Reports are the relay's own."""
         if not self._rules.is_holding:
             return list(entries)
-        may_send = await self._look_up({entry.user for entry in entries if entry.kind == "mail"})
-        await self._pass_over({entry.user for entry in entries if entry.kind == "mail"} - may_send.keys())
+        owners = await self._look_up({entry.user for entry in entries if entry.kind == "mail"})
+        await self._pass_over({entry.user for entry in entries if entry.kind == "mail"} - owners.keys())
         allowed = []
         for entry in entries:
-            if entry.kind == "mail" and entry.user not in may_send:
+            if entry.kind == "mail" and entry.user not in owners:
                 continue
-            if entry.kind == "mail" and not may_send[entry.user]:
+            if entry.kind == "mail" and owners[entry.user] != entry.owner:
                 if await self._spool.hold(entry.id, "disabled"):
                     self._journal.held(entry.id, "disabled")
             else:
@@ -203,8 +226,11 @@ class Runner:
         for user in users:
             await self._spool.postpone_user(user, self._spool.now() + STUCK)
 
-    async def _look_up(self, names: set[str]) -> dict[str, bool]:
-        """Who of these may send; those whose record the store cannot read are left out. Raises StoreUnavailable."""
+    async def _look_up(self, names: set[str]) -> dict[str, str]:
+        """Whose users these are, "" where they may not send now: a name may have been deleted and be another owner's since.
+
+        Those whose record the store cannot read are left out. Raises StoreUnavailable.
+        """
         ordered = sorted(names)
         answers = await asyncio.gather(*(self._registry.find_user(name) for name in ordered), return_exceptions=True)
         found = {}
@@ -214,15 +240,14 @@ class Runner:
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                found[name] = answer is not None and answer.is_enabled
+                found[name] = answer.owner_id if answer is not None and answer.is_enabled else ""
         return found
 
     async def _review(self, now: float) -> None:
         """Let go on what is held for users who may send again; give up what is too old while the smarthost is not there."""
-        may_send = await self._look_up(await self._spool.held_users("disabled"))
-        for name, is_allowed in may_send.items():
-            if is_allowed or not self._rules.is_holding:
-                for id in await self._spool.unhold_user(name, "disabled"):
+        for name, owner in (await self._look_up(await self._spool.held_users("disabled"))).items():
+            if owner or not self._rules.is_holding:
+                for id in await self._spool.unhold_user(name, "disabled", owner if self._rules.is_holding else None):
                     self._journal.unheld(id, "disabled")
         if self._is_down():
             old = await self._spool.expiring(now - self._rules.schedule.expire - self._rules.overdue, BATCH)

@@ -232,6 +232,8 @@ class Transaction:
         if self._house.spool is None:
             return dispose_whole(attempt.verdicts, self.id)
         end = dispose_split(self._envelope, attempt.verdicts, self.id)
+        if end.in_doubt:  # on record before anything can come of it
+            self._house.journal.in_doubt(self.id, end.in_doubt, str(next(one.reply for one in end.standings if one.in_doubt)))
         try:
             if self._deposit.is_made:
                 await self._amend(end, attempt)
@@ -240,8 +242,7 @@ class Transaction:
         except SpoolUnavailable as error:  # it stands in the spool as it was before the dot, in doubt, and so the message is taken
             self._house.journal.alarm("spool_unavailable", id=self.id, error=str(error))
             end = Disposition("taken", Reply(250, "0.0", f"{self.id} Queued"), standings=self._deposit.standings)
-        if end.in_doubt:
-            self._house.journal.in_doubt(self.id, end.in_doubt, str(next(one.reply for one in end.standings if one.in_doubt)))
+            self._house.journal.in_doubt(self.id, end.in_doubt, "451 4.3.0 The spool cannot be written")
         return end
 
     async def _amend(self, end: Disposition, attempt: Attempt) -> None:
@@ -263,8 +264,6 @@ class Transaction:
                 return False
             if attempt.late is not None:
                 attempt.late.cancel()
-            if end.in_doubt:  # the client will send it again
-                self._house.journal.in_doubt(self.id, end.in_doubt, str(SPOOL_DOWN))
             raise
         return True
 

@@ -151,9 +151,18 @@ def release(db: sqlite3.Connection, id: str, us: str, due: float) -> None:
     db.execute("UPDATE entry SET claimed_by = '', lease_end = 0.0, due = ? WHERE id = ? AND claimed_by = ?", (due, id, us))
 
 
+def claims_of(db: sqlite3.Connection, incarnation: str) -> list[Entry]:
+    """The entries that a process has claimed, the corrupt ones as far as they can be read."""
+    return load_any(db, _claimed_by(db, incarnation))
+
+
+def _claimed_by(db: sqlite3.Connection, incarnation: str) -> list[tuple[int, str]]:
+    return db.execute("SELECT seq, id FROM entry WHERE claimed_by = ? AND claimed_by <> '' ORDER BY seq", (incarnation,)).fetchall()
+
+
 def release_all(db: sqlite3.Connection, incarnation: str, latest: float = float("inf")) -> list[Entry]:
     """Drop all claims of a process, and return their entries, the corrupt ones as far as they can be read; they are due by `latest`."""
-    found = db.execute("SELECT seq, id FROM entry WHERE claimed_by = ? AND claimed_by <> '' ORDER BY seq", (incarnation,)).fetchall()
+    found = _claimed_by(db, incarnation)
     db.execute(
         "UPDATE entry SET claimed_by = '', lease_end = 0.0, due = min(due, ?) WHERE claimed_by = ? AND claimed_by <> ''",
         (latest, incarnation),
@@ -246,9 +255,13 @@ def charged(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, tuple[str, 
     return {id: (user, units, accepted) for id, user, units, accepted in found}
 
 
-def unsettled(db: sqlite3.Connection) -> list[tuple[str, str, int, int]]:
-    """User, id, units and what of them is accepted, of the entries whose hold the ledger has not answered for."""
-    return db.execute("SELECT user, id, units, accepted FROM entry WHERE is_settled = 0 AND units > 0 ORDER BY seq").fetchall()
+def unsettled(db: sqlite3.Connection, before: float, limit: int) -> list[tuple[str, str, int, int]]:
+    """User, id, units and what of them is accepted, of the free entries whose hold the ledger has not answered for."""
+    return db.execute(
+        "SELECT user, id, units, accepted FROM entry WHERE is_settled = 0 AND units > 0 AND claimed_by = '' AND arrived < ?"
+        " ORDER BY seq LIMIT ?",
+        (before, limit),
+    ).fetchall()
 
 
 def keep_charge(db: sqlite3.Connection, charge: tuple[str, str, int, int, int]) -> None:

@@ -138,9 +138,10 @@ def _set_due(db: sqlite3.Connection, seq: int, now: float) -> None:
 
 
 def flush(db: sqlite3.Connection, owner: str | None, now: float) -> int:
-    """Have all that waits tried now."""
+    """Have all that waits tried now, but for what is in doubt: it would be delivered twice."""
     also, values = _of(owner)
-    sql = f"UPDATE entry SET due = ? WHERE held = '' AND due > ? AND {_IDLE}{also}"  # noqa: S608
+    sure = "seq NOT IN (SELECT seq FROM standing WHERE in_doubt <> 0 AND state = 'waiting')"
+    sql = f"UPDATE entry SET due = ? WHERE held = '' AND due > ? AND {_IDLE} AND {sure}{also}"  # noqa: S608
     return db.execute(sql, (now, now, now, *values)).rowcount
 
 
@@ -166,9 +167,11 @@ def postpone_user(db: sqlite3.Connection, user: str, due: float, now: float) -> 
     db.execute(f"UPDATE entry SET due = max(due, ?) WHERE user = ? AND held = '' AND {_IDLE}", (due, user, now))  # noqa: S608
 
 
-def unhold_user(db: sqlite3.Connection, user: str, reason: Hold, now: float) -> list[str]:
-    """Let a user's mail go on, due now, that is held for that reason."""
-    found = db.execute("SELECT seq, id FROM entry WHERE held = ? AND held <> '' AND user = ? ORDER BY seq", (reason, user)).fetchall()
+def unhold_user(db: sqlite3.Connection, user: str, reason: Hold, owner: str | None, now: float) -> list[str]:
+    """Let a user's mail go on, due now, that is held for that reason; with an owner, only what was taken when the user was that owner's."""
+    also, values = _of(owner)
+    sql = f"SELECT seq, id FROM entry WHERE held = ? AND held <> '' AND user = ?{also} ORDER BY seq"  # noqa: S608
+    found = db.execute(sql, (reason, user, *values)).fetchall()
     for seq, _ in found:
         _set_due(db, seq, now)
         db.execute("UPDATE entry SET held = '' WHERE seq = ?", (seq,))

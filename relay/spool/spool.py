@@ -104,8 +104,8 @@ class Spool:
         """Record the standings of all recipients, with the insertion of `reports`, in one commit; durable on return.
 
         If nothing is owed any more the entry is removed by it, else its claim is dropped, and it is due then (None: as before). False: it
-        was removed before, and nothing is inserted. `accepted` is what is to be charged now, unless it is settled already. If our lease has lapsed and another process has claimed the entry, its claim stays,
-        and of every standing what has come farther.
+        was removed before, and nothing is inserted. `accepted` is what is to be charged now, unless it is settled already. If our lease
+        has lapsed and another process has claimed the entry, its claim stays, and of every standing what has come farther.
         """
         task = claim.Finish(id, tuple(standings), due, tuple(reports), attempts, is_warned, held, accepted, self.incarnation, self.now())
         answer: bool = await self._writer.submit(claim.finish, task, sum(len(prefix) + len(wire) for _, prefix, wire in reports))
@@ -172,6 +172,10 @@ class Spool:
         """The incarnations that have claims, lapsed ones included."""
         return await self._reader.read(claim.claimants)
 
+    async def claims_of(self, incarnation: str) -> list[Entry]:
+        """What a process has claimed."""
+        return await self._reader.read(partial(claim.claims_of, incarnation=incarnation))
+
     async def release_claims(self, incarnation: str, latest: float = float("inf")) -> list[Entry]:
         """Drop the claims of a dead process and return their entries, which stay due when they are, but not later than `latest`."""
         return await self._write(partial(claim.release_all, incarnation=incarnation, latest=latest))
@@ -180,9 +184,12 @@ class Spool:
         """Of those ids that are entries with a hold: its user, units, and what of them is accepted."""
         return await self._reader.read(partial(claim.charged, ids=list(ids)))
 
-    async def unsettled(self) -> list[tuple[str, str, int, int]]:
-        """User, id, units, and what of them is accepted, of every hold that the ledger has not answered for."""
-        return await self._reader.read(claim.unsettled)
+    async def unsettled(self, before: float = float("inf"), limit: int = -1) -> list[tuple[str, str, int, int]]:
+        """User, id, units, and what of them is accepted, of holds that the ledger has not answered for, the oldest first.
+
+        Of what nobody works on, and what arrived before then: others may yet be settled by who put them, or withdrawn.
+        """
+        return await self._reader.read(partial(claim.unsettled, before=before, limit=limit))
 
     # -- charges -------------------------------------------------------------------------------------------------------------
 
@@ -244,9 +251,9 @@ class Spool:
         """Whose mail is held for that reason."""
         return await self._reader.read(partial(queue.held_users, reason=reason))
 
-    async def unhold_user(self, user: str, reason: Hold) -> list[str]:
-        """Let a user's mail go on that is held for that reason, due now; returns the ids."""
-        return await self._write(partial(queue.unhold_user, user=user, reason=reason, now=self.now()))
+    async def unhold_user(self, user: str, reason: Hold, owner: str | None = None) -> list[str]:
+        """Let a user's mail go on that is held for that reason, due now; returns the ids. With an `owner`, only what is of his."""
+        return await self._write(partial(queue.unhold_user, user=user, reason=reason, owner=owner, now=self.now()))
 
 
 def _content(db: sqlite3.Connection, id: str) -> tuple[int | None, tuple[bytes, bytes] | EntryCorrupt]:

@@ -204,8 +204,10 @@ class Smarthost:
         # Of a message that may not be split nothing is said until all of it can be.
         refused = progress.said if is_split else {}
         rest: Verdict | None = None if is_split else WITHHELD
-        for recipient, rcpt in zip(envelope.recipients, rcpts, strict=True):
+        for heard, (recipient, rcpt) in enumerate(zip(envelope.recipients, rcpts, strict=True)):
             code, text = await (talk.reply() if pipelining else talk.ask(rcpt))
+            if code == 552 and len(refused) < heard and "2.2" not in text[:6]:
+                code = 452  # too many recipients, in the words of RFC 821 (RFC 5321 section 4.5.3.1.10); a full mailbox says 5.2.2
             if code >= 300:
                 refused[recipient] = self._verdict(code, text)
             if code == 421:  # it is closing: nothing more will be answered, and nobody served

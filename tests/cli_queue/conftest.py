@@ -29,6 +29,7 @@ app.add_typer(queue.queue, name="queue")
 def config(place: Path) -> Path:
     """A configuration whose data are in the test's own directory; no store runs there."""
     path = place / "relay.toml"
+    (place / "journal").touch()  # a relay has run
     path.write_text(f'[data]\ndirectory = "{place / "data"}"\n[journal]\nfile = "{place / "journal"}"\n')
     return path
 

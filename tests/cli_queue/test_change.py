@@ -89,11 +89,13 @@ async def test_without_a_yes_nothing_is_removed(relay: Shell, spool: Spool, plac
     assert await spool.find("a1") is not None and events(place) == []
 
 
-async def test_with_yes_or_json_nobody_is_asked(relay: Shell, spool: Spool) -> None:
+async def test_only_with_yes_nobody_is_asked(relay: Shell, spool: Spool) -> None:
     await put(spool, "a1")
     await put(spool, "a2")
     assert (await relay("remove", "a1", "--yes")).out == "a1: removed, 1 recipients discarded\n"
-    assert (await relay("remove", "a2", "--json")).json == [{"id": "a2", "discarded": ["r0@example.net"]}]
+    ran = await relay("remove", "a2", "--json")
+    assert (ran.status, ran.out, ran.faults) == (2, "", ["relay: --json does not ask: it needs --yes"])
+    assert (await relay("remove", "a2", "--json", "--yes")).json == [{"id": "a2", "discarded": ["r0@example.net"]}]
 
 
 async def test_a_message_that_is_being_sent_or_taken_is_not_removed(relay: Shell, spool: Spool, place: Path) -> None:
@@ -127,7 +129,7 @@ async def test_where_the_journal_is_no_file_the_record_is_on_standard_error(spoo
     config.write_text(f'[data]\ndirectory = "{place / "data"}"\n')
     await put(spool, "a1")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "relay", "queue", "remove", "a1", "--json", "--config", str(config), stdout=-1, stderr=-1
+        sys.executable, "-m", "relay", "queue", "remove", "a1", "--json", "--yes", "--config", str(config), stdout=-1, stderr=-1
     )
     out, err = await process.communicate()
     assert (process.returncode, out) == (0, b'[{"id": "a1", "discarded": ["r0@example.net"]}]\n')

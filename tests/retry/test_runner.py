@@ -205,6 +205,53 @@ async def test_a_user_whose_record_cannot_be_read_is_not_in_the_others_way(bench
     assert bench.events("bug") == []
 
 
+async def test_mail_of_a_user_that_was_deleted_does_not_go_out_as_another_owners_user_of_that_name(
+    bench: Bench, retrying: Starting
+) -> None:
+    await bench.put(is_settled=True, owner="99999999")
+    async with retrying():
+        await bench.until(lambda: bool(bench.events("held")))
+        await asyncio.sleep(0.5)  # some looks at what is held
+    assert bench.sink.messages == []
+    assert bench.events("unheld") == []
+
+
+async def test_many_entries_of_a_user_whose_book_is_damaged_do_not_starve_the_others(
+    bench: Bench, retrying: Starting, store: Store
+) -> None:
+    owner, _ = await bench.provisioning.add_owner("another")
+    other, _ = await bench.provisioning.add_user(owner.owner_id, 1000, None)
+    for _ in range(60):
+        await bench.put()
+    await store.command("SET", f"{key(bench.user.name)}:log", "damaged")
+    bench.user = other
+    await bench.put()
+    async with retrying():
+        await bench.until(lambda: bool(bench.events("delivered")))
+    assert [line["id"] for line in bench.events("delivered")] == ["m.61"]
+    assert len(bench.events("charge_refused")) <= 4
+
+
+async def test_what_waits_while_the_smarthost_is_away_is_settled_meanwhile(bench: Bench, retrying: Starting) -> None:
+    for _ in range(5):
+        entry = await bench.put()
+        await bench.spool.finish(entry.id, entry.standings, entry.due)
+    async with retrying(port=free_port(), settling=0.0):
+        async with asyncio.timeout(5):
+            while await bench.spool.unsettled():
+                await asyncio.sleep(0.02)
+    assert await bench.taken() == 5
+
+
+async def test_a_claim_that_lapsed_in_other_hands_is_taken_over_on_record(bench: Bench, retrying: Starting) -> None:
+    now = bench.spool.now()
+    await bench.put(is_settled=True, claimed_by="other", due=now + 0.2)  # so long does the claim of a put last
+    async with retrying():
+        await bench.until_gone()
+    (line,) = bench.events("killed_in_flight")
+    assert (line["id"], line["incarnation"], line["recipients"]) == ("m.1", "other", ["to@example.net"])
+
+
 async def test_a_stop_ends_what_is_under_way_and_gives_back_what_was_not_begun(bench: Bench, retrying: Starting) -> None:
     bench.script("dot stall=0.5")
     for _ in range(5):

@@ -107,9 +107,26 @@ async def test_a_flush_makes_all_due_that_waits(spool: Spool, clock: Hands) -> N
     for number in range(5):
         await put(spool, f"m{number}", due=clock.now + 100)
     await spool.hold("m3", "operator")
+    await put(spool, "doubted", due=clock.now + 100, in_doubt=True)
     assert await spool.flush() == 4
     assert len(await spool.due(clock.now, 10)) == 4
     assert await spool.flush() == 0
+
+
+async def test_what_was_anothers_user_of_the_same_name_stays_held(spool: Spool, clock: Hands) -> None:
+    await put(spool, "his", owner="o1", due=clock.now + 100)
+    await put(spool, "hers", owner="o2", due=clock.now + 100)
+    for id in ("his", "hers"):
+        await spool.hold(id, "disabled")
+    assert await spool.unhold_user("u", "disabled", "o2") == ["hers"]
+    assert await ids(spool, which="held") == ["his"]
+
+
+async def test_a_users_mail_can_be_put_off_without_the_others(spool: Spool, clock: Hands) -> None:
+    for number in range(3):
+        await put(spool, f"m{number}", user=f"u{number % 2}")
+    await spool.postpone_user("u0", clock.now + 60)
+    assert [entry.id for entry in await spool.due(clock.now, 10)] == ["m1"]
 
 
 async def test_a_users_mail_goes_on_when_he_may_send_again(spool: Spool, clock: Hands) -> None:

@@ -166,6 +166,7 @@ class Machine(RuleBasedStateMachine):
     @rule(door=doors)
     def flush(self, door: str) -> None:
         late = [k for k in self.known.values() if not k.entry.held and k.entry.due > self.clock.now and self.is_free(k)]
+        late = [k for k in late if not any(one.in_doubt for one in k.entry.waiting)]
         assert self.run(self.spools[door].flush()) == len(late)
         for known in late:
             self.change(known.entry.id, due=self.clock.now)
@@ -216,7 +217,7 @@ class Machine(RuleBasedStateMachine):
         assert {entry.id for entry in due} == {entry.id for entry in ready if entry.due <= now}
         assert {e.id for e in await spool.expiring(now, 100)} == {e.id for e in ready if e.waiting}
         assert await spool.claimants() == {entry.claimed_by for entry in entries} - {""}
-        assert {id for _, id, *_ in await spool.unsettled()} == {e.id for e in entries if not e.is_settled and e.units}
+        assert {id for _, id, *_ in await spool.unsettled()} == {e.id for e in entries if not e.is_settled and e.units and not e.claimed_by}
         counts = await spool.counts()
         assert (counts.waiting + counts.claimed + counts.held, counts.held) == (len(entries), sum(1 for e in entries if e.held))
         for id, known in self.known.items():

@@ -37,6 +37,17 @@ class Notes:
 
 
 @BOTH_WAYS
+@pytest.mark.parametrize(("said", "kind"), [("552 5.5.3 too many recipients", Deferred), ("552 5.2.2 mailbox full", Failed)])
+async def test_too_many_recipients_as_rfc_821_said_it_is_no_refusal_for_good(
+    open_pool: Opening, without: tuple[str, ...], said: str, kind: type[Verdict]
+) -> None:
+    async with open_pool(f"rcpt match=three@* reply='{said}'", without=without) as (pool, _):
+        verdicts = await verdicts_of(pool, envelope(*ALL), is_split=True)
+        assert isinstance(verdicts[ONE], Delivered)
+        assert isinstance(verdicts[THREE], kind)
+
+
+@BOTH_WAYS
 async def test_who_was_accepted_is_served_and_who_was_refused_hears_so(open_pool: Opening, without: tuple[str, ...]) -> None:
     async with open_pool(REFUSE_TWO, DEFER_THREE, without=without) as (pool, sink):
         notes = Notes()
