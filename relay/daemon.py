@@ -47,6 +47,9 @@ from relay.upstream.terms import Terms
 
 RETRY_NICE = 10
 """What the retry process adds to its niceness."""
+RETRY_LINGER = 0.02
+"""Seconds for which the retry process's writes wait for others to share an fsync: nobody waits for it, and the store's fsyncs, for
+which clients wait, share the disk. With ten sessions some 300 messages a second drain so."""
 FIGURES_ROOM = 128 << 10
 """Octets of each file of figures that a process writes at most; there are some hundred figures, each of some hundred octets."""
 KEEP_LAPSED = 7 * 86400.0
@@ -110,11 +113,11 @@ def spool_file(settings: Settings) -> Path:
     return (settings.spool.directory or settings.data.directory) / "spool.db"
 
 
-def open_spool(settings: Settings, incarnation: str, journal: Journal) -> Spool:
+def open_spool(settings: Settings, incarnation: str, journal: Journal, linger: float = 0.0) -> Spool:
     """This node's spool, for one of its processes; raises SpoolUnavailable."""
     return Spool(
         spool_file(settings), incarnation, settings.spool.reserve_bytes,
-        on_corrupt=lambda id, why: journal.alarm("entry_corrupt", id=id, error=why),
+        on_corrupt=lambda id, why: journal.alarm("entry_corrupt", id=id, error=why), linger=linger,
     )  # fmt: skip
 
 
@@ -259,7 +262,7 @@ async def run_retry(settings: Settings, incarnation: str, ready: Callable[[], No
     stop = _stop_event()
     with suppress(OSError):
         os.nice(RETRY_NICE)  # who waits for an answer goes first
-    async with open_rooms(settings, journal) as rooms, _spool(settings, incarnation, journal) as spool:
+    async with open_rooms(settings, journal) as rooms, _spool(settings, incarnation, journal, RETRY_LINGER) as spool:
         await _rejoin(rooms)
         pool = Pool(replace(route(settings), max_connections=settings.retry.max_connections), settings.smtp.hostname)
         rules = retry.Rules(
@@ -279,8 +282,8 @@ async def run_retry(settings: Settings, incarnation: str, ready: Callable[[], No
 
 
 @asynccontextmanager
-async def _spool(settings: Settings, incarnation: str, journal: Journal) -> AsyncIterator[Spool]:
-    spool = open_spool(settings, incarnation, journal)
+async def _spool(settings: Settings, incarnation: str, journal: Journal, linger: float = 0.0) -> AsyncIterator[Spool]:
+    spool = open_spool(settings, incarnation, journal, linger)
     try:
         yield spool
     finally:

@@ -76,6 +76,18 @@ class Relay:
                     return
         raise AssertionError(f"the relay did not start: {self.said}, exit status {await self.process.wait()}")
 
+    async def fail(self) -> str:
+        """Start it in vain, and return the one line it says; its exit status is 2."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "relay", "serve", "--config", str(self.config),
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        async with asyncio.timeout(30):
+            _, err = await process.communicate()
+        assert process.returncode == 2, err
+        [line] = err.decode().splitlines()
+        return line
+
     async def stop(self) -> int:
         """Ask it to end, and return its exit status."""
         assert self.process is not None

@@ -9,6 +9,7 @@ Reading the book in one look is the ledger's.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ SLACK = SECOND
 
 AHEAD = "is ahead of the store's clock"
 
-COUNTERS = ("taken", "gone", "sum", "rejected", "rgone", "rsum", "held", "last")
+COUNTERS = ("taken", "gone", "sum", "rejected", "rgone", "rsum", "held", "last", "holds", "base")
+BESIDE = ("sum", "rsum", "holds")
+"""Counters that are written together, for the audit alone."""
 Scored = Sequence[tuple[str, float]]
 
 
@@ -103,12 +106,22 @@ class _Count:
         self._records = records
 
     def differences(self) -> Iterator[str]:
+        yield from self._missing()
         yield from self._clock()
         yield from self._chain()
         yield from self._log("log", self._look.log, ("taken", "gone", "sum"), [(r.at, r.accepted, r.taken) for r in self._records])
         rejected = [(r.at, r.rejected, r.all_rejected) for r in self._records]
         yield from self._log("rlog", self._look.rlog, ("rejected", "rgone", "rsum"), rejected)
         yield from self._holds()
+
+    def _missing(self) -> Iterator[str]:
+        """What the scripts always write together is there or not there together."""
+        missing = [name for name in BESIDE if self._look.counters[name] is None]
+        if missing and (len(missing) < len(BESIDE) or self._records):
+            yield from (f"{name}: expected beside the other counters, found none" for name in missing)
+        charged = self._is["taken"] + self._is["rejected"]
+        if not missing and not self._records and charged > self._is["base"] and self._rules.records:
+            yield f"records: expected some of {charged} units, found none (unless records were kept only from now on)"
 
     def _clock(self) -> Iterator[str]:
         if self._last > self._look.clock:
@@ -230,6 +243,9 @@ class _Count:
                 yield f"open: {member}: expected its lease to end at {latest} (last + lease) at the latest, found {ends:.17g}"
         if held != self._is["held"]:
             yield f"held: expected {held} (the open holds), found {self._is['held']}"
+        counted = sum(_digest(member, score) for member, score in (*self._look.open, *self._look.lapsed)) % (1 << 32)
+        if self._look.counters["holds"] is not None and counted != self._is["holds"]:
+            yield f"holds: expected {self._is['holds']} over the open and the lapsed holds, found {counted}: they are not those written"
         open = {member for member, _ in self._look.open}
         for member, since in self._look.lapsed:
             if _units(member) is None:
@@ -246,6 +262,11 @@ def recorded(records: Sequence[str], id: str) -> Record | None:
         if text.startswith(f"{id} "):
             return Record.of(text)
     return None
+
+
+def _digest(member: str, score: float) -> int:
+    """What a hold adds to `holds`, as book.lua counts it."""
+    return int(hashlib.sha1(f"{member}:{score:.0f}".encode(), usedforsecurity=False).hexdigest()[:8], 16)
 
 
 def _units(member: str) -> int | None:

@@ -22,7 +22,7 @@ class Rules:
     rejected_unlimited: int = 1000
     """The same where the hourly limit is null."""
     keep_lapsed: float = 7 * 86400.0
-    """How long a lapsed hold may still be settled."""
+    """How long a lapsed hold may still be settled, at the least."""
     records: int = 100
     """How many settles of a user are kept on record, or somewhat more; 0: none."""
 

@@ -14,15 +14,17 @@ if not exists then return {'unknown', 0, 0, 0, raw} end
 
 local ends = now + lease
 local old = held > 0 and redis.call('ZSCORE', OPEN, member)
+local lapsed = redis.call('ZSCORE', LAPSED, member)
 if old then
-  held = held - n
+  held, holds = held - n, holds - digest(member, old)
   ends = math.max(ends, tonumber(old) + 1)
 end
+if lapsed then holds = holds - digest(member, lapsed) end
 
 -- Give back what it held before, if anything: as the last thing, or the next to last.
 local function drop()
   if old then redis.call('ZREM', OPEN, member) end
-  redis.call('ZREM', LAPSED, member)
+  if lapsed then redis.call('ZREM', LAPSED, member) end
 end
 
 local function refuse(reason, used, limit, instant)
@@ -54,8 +56,8 @@ if (hourly and sent + held + n > hourly) or (total and taken + held + n > total)
   return refuse('in_flight', sent + held, hourly or total or cap, tonumber(first[2]))
 end
 
-held = held + n
-redis.call('ZREM', LAPSED, member)
+held, holds = held + n, holds + digest(member, ends)
+if lapsed then redis.call('ZREM', LAPSED, member) end
 redis.call('ZADD', OPEN, ends, member)
 save()
 return {'ok', now}

@@ -10,16 +10,19 @@ local n, accepted, bounced = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV
 local member = ARGV[4] .. ':' .. ARGV[5]
 if not exists then return {'gone', raw, 0, 0, 0} end
 
-local outcome, from
-if redis.call('ZSCORE', OPEN, member) then
-  outcome, from = 'ok', OPEN
+local outcome, from = 'ok', OPEN
+local score = redis.call('ZSCORE', OPEN, member)
+if score then
   held = held - n
-elseif redis.call('ZSCORE', LAPSED, member) then
-  outcome, from = 'late', LAPSED
 else
+  outcome, from = 'late', LAPSED
+  score = redis.call('ZSCORE', LAPSED, member)
+end
+if not score then
   save()
   return {'done', now, taken - gone, taken, 0}
 end
+holds = holds - digest(member, score)
 if bounced > 0 then
   if accepted > 0 then redis.call('ZCARD', LOG) end  -- fails where the ZADD would
   rejected = rejected + bounced
@@ -38,6 +41,7 @@ redis.call('ZREM', from, member)
 if accepted > 0 or bounced > 0 then
   if ARGV[8] == '0' then
     redis.call('DEL', SETTLES)  -- what stayed would not fit what comes when they are kept again
+    redis.call('HSET', K, 'base', taken + rejected)
   else
     redis.pcall('XADD', SETTLES, 'MAXLEN', '~', ARGV[8], '*', 'r', ARGV[4] .. ' ' .. ARGV[5] .. ' ' .. ARGV[6] .. ' ' .. ARGV[7]
                .. ' ' .. outcome .. ' ' .. string.format('%.0f ', now) .. taken .. ' ' .. rejected)

@@ -6,6 +6,7 @@ shows that its process lives. What became of a hold is the teller's to say.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -55,8 +56,10 @@ class Table:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)  # shows that its process lives
+        new = path.with_name(f"{path.name}.new")
+        self._fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)  # shows that its process lives: nobody sees the file without it
+        new.rename(path)
         self._free: list[int] = []
         self._end = 0
         self._slots: dict[str, int] = {}
@@ -98,6 +101,21 @@ def read_table(path: Path) -> list[Charge]:
     content = path.read_bytes()
     slots = (content[i : i + SLOT] for i in range(0, len(content), SLOT))
     return [charge for slot in slots if (charge := Charge.of(slot))]
+
+
+async def dead(path: Path) -> None:
+    """Wait until the process that made this table is dead, or has ended in order."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    pause = 0.05
+    try:
+        while not is_abandoned(fd):
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.2, 1.0)
+    finally:
+        os.close(fd)
 
 
 def is_abandoned(fd: int) -> bool:

@@ -16,7 +16,6 @@ Without a vault a charge is only as safe as the table; who answers the client is
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from typing import Protocol, TypeVar
 
 from relay.quota.gate import Gate
 from relay.quota.ledger import Hold, Ledger, Refusal, Settlement
-from relay.quota.table import Charge, Table, is_abandoned, read_table
+from relay.quota.table import Charge, Table, dead, read_table
 from relay.store.client import StoreRefused, StoreUnavailable
 
 _AT_ONCE = 256
@@ -231,15 +230,9 @@ async def recover(
     killed may still be draining), for the spool where it must be asked, and for the store. The gate is opened in the name of the table
     when nothing is left to be charged, and shut if the store is away before.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    if not path.exists():
         return 0
-    try:
-        while not is_abandoned(fd):
-            await asyncio.sleep(0.05)
-    finally:
-        os.close(fd)
+    await dead(path)
     charges = await asyncio.to_thread(read_table, path) if path.exists() else []  # else its process ended in order
     estate = _Estate(ledger, on_settled, gate, path.stem)
     unmarked = [charge for charge in charges if not charge.is_due]

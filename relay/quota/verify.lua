@@ -6,7 +6,7 @@
 --          such a user
 local K = KEYS[1]
 if redis.call('EXISTS', K) == 0 then return {} end
-local answer = {clock(), redis.call('HMGET', K, 'taken', 'gone', 'sum', 'rejected', 'rgone', 'rsum', 'held', 'last')}
+local answer = {clock(), redis.call('HMGET', K, 'taken', 'gone', 'sum', 'rejected', 'rgone', 'rsum', 'held', 'last', 'holds', 'base')}
 for _, part in ipairs({':log', ':rlog', ':open', ':lapsed'}) do
   answer[#answer + 1] = redis.call('ZRANGE', K .. part, 0, -1, 'WITHSCORES')
 end

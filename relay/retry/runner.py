@@ -61,8 +61,6 @@ class Rules:
     """Between two looks at what is held for its user, and at what is too old."""
     overdue: float = 60.0
     """How long beyond the expiry a last attempt may still come, before an entry is given up without."""
-    settling: float = 10.0
-    """In which whoever put an entry has settled it."""
     drain: float = 30.0
     """How long attempts under way may take when the process is told to stop."""
 
@@ -127,7 +125,6 @@ class Runner:
             await self._review(now)
         self._begin()
         if self._is_full() or self._is_down():
-            await self._settle_ahead(now)
             return False
         room = 2 * self._ramp.width - len(self._ready) - len(self._tasks)
         if room <= 0:
@@ -185,18 +182,6 @@ class Runner:
         if not done and any(isinstance(answer, StoreUnavailable) for answer in answers):
             raise StoreUnavailable("the store did not answer")
         return [entry for entry in entries if entry.is_settled or entry.id in done]
-
-    async def _settle_ahead(self, now: float) -> None:
-        """Settle some of what waits while nothing can be sent, so that little is left to be settled at the next start."""
-        loose = await self._spool.unsettled(now - self._rules.settling, BATCH)
-        calls = [self._ledger.settle(user, id, units, accepted) for user, id, units, accepted in loose]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        done = []
-        for (user, id, _, accepted), answer in zip(loose, answers, strict=True):
-            if isinstance(answer, Settlement):
-                self._tell_settled(id, user, accepted, answer)
-                done.append(id)
-        await self._spool.mark_settled(done)
 
     def _tell_settled(self, id: str, user: str, accepted: int, settlement: Settlement) -> None:
         if settlement.outcome in ("ok", "late"):

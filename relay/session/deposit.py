@@ -83,6 +83,11 @@ class Deposit:
         assert self._house.spool is not None
         await self._house.spool.finish(self._id, standings, self._due(standings), accepted=accepted)
 
+    def note_settled(self) -> None:
+        """The ledger has answered for its hold: whoever claims the entry need not ask."""
+        if self._entry is not None and self._house.spool is not None:
+            self._house.spool.note_settled(self._id)
+
     async def withdraw(self) -> None:
         """Take the entry back: everyone was refused after all, and the client is told so. Raises SpoolUnavailable."""
         assert self._house.spool is not None

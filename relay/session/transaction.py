@@ -211,6 +211,8 @@ class Transaction:
         unit = house.teller.ledger.rules.unit
         accepted = counted(end.standings, unit) if end.standings else self.units
         settlement = await house.teller.settle(hold, accepted, end.failed if unit == "recipients" else 0)
+        if isinstance(settlement, Settlement):
+            self._deposit.note_settled()
         self._tell_taken(end, accepted, settlement, time.monotonic() - began)
         if attempt.late is not None:
             self._deposit.hear_out(attempt.late)

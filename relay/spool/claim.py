@@ -255,12 +255,10 @@ def charged(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, tuple[str, 
     return {id: (user, units, accepted) for id, user, units, accepted in found}
 
 
-def unsettled(db: sqlite3.Connection, before: float, limit: int) -> list[tuple[str, str, int, int]]:
+def unsettled(db: sqlite3.Connection) -> list[tuple[str, str, int, int]]:
     """User, id, units and what of them is accepted, of the free entries whose hold the ledger has not answered for."""
     return db.execute(
-        "SELECT user, id, units, accepted FROM entry WHERE is_settled = 0 AND units > 0 AND claimed_by = '' AND arrived < ?"
-        " ORDER BY seq LIMIT ?",
-        (before, limit),
+        "SELECT user, id, units, accepted FROM entry WHERE is_settled = 0 AND units > 0 AND claimed_by = '' ORDER BY seq"
     ).fetchall()
 
 

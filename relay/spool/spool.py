@@ -11,6 +11,7 @@ Left to others: when to try again (retry), what to charge (the ledger), what is 
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
@@ -46,10 +47,12 @@ class Spool:
         reserve: int,
         clock: Callable[[], float] | None = None,
         on_corrupt: Callable[[str, str], None] | None = None,
+        linger: float = 0.0,
     ) -> None:
         """Open the database, or create it; raises SpoolUnusable or SpoolUnavailable.
 
         `reserve` is in octets of free disk. `on_corrupt` hears, in the loop, the id of an entry that cannot be read, and why.
+        `linger` is how long a write waits, in s, for others to share its fsync: for a process that nobody waits for.
         """
         prepare(path)
         self.path = path
@@ -60,7 +63,7 @@ class Spool:
             keep = spool_clock.keep
         self._clock = clock
         self._on_corrupt = on_corrupt
-        self._writer = Writer(path, reserve, keep)
+        self._writer = Writer(path, reserve, keep, linger)
         self._reader = Reader(path)
         self._told: set[int] = set()
 
@@ -131,6 +134,10 @@ class Spool:
         if ids:
             await self._writer.submit(claim.mark_settled, list(ids))
 
+    def note_settled(self, id: str) -> None:
+        """Have it recorded with what is written next, without waiting: if it gets lost, somebody settles once more, without effect."""
+        self._writer.submit(claim.mark_settled, [id]).add_done_callback(_forget)
+
     async def claim(self, ids: Sequence[str], lease: float, due: float) -> list[Entry]:
         """Take those that are settled, free and not held, for `lease` s; `due` is what stands if this process is killed."""
         now = self.now()
@@ -184,12 +191,12 @@ class Spool:
         """Of those ids that are entries with a hold: its user, units, and what of them is accepted."""
         return await self._reader.read(partial(claim.charged, ids=list(ids)))
 
-    async def unsettled(self, before: float = float("inf"), limit: int = -1) -> list[tuple[str, str, int, int]]:
+    async def unsettled(self) -> list[tuple[str, str, int, int]]:
         """User, id, units, and what of them is accepted, of holds that the ledger has not answered for, the oldest first.
 
-        Of what nobody works on, and what arrived before then: others may yet be settled by who put them, or withdrawn.
+        Only of entries that nobody works on: the others may yet be withdrawn.
         """
-        return await self._reader.read(partial(claim.unsettled, before=before, limit=limit))
+        return await self._reader.read(claim.unsettled)
 
     # -- charges -------------------------------------------------------------------------------------------------------------
 
@@ -254,6 +261,11 @@ class Spool:
     async def unhold_user(self, user: str, reason: Hold, owner: str | None = None) -> list[str]:
         """Let a user's mail go on that is held for that reason, due now; returns the ids. With an `owner`, only what is of his."""
         return await self._write(partial(queue.unhold_user, user=user, reason=reason, owner=owner, now=self.now()))
+
+
+def _forget(future: asyncio.Future[None]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 def _content(db: sqlite3.Connection, id: str) -> tuple[int | None, tuple[bytes, bytes] | EntryCorrupt]:

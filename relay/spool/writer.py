@@ -87,9 +87,10 @@ def _tell(jobs: Sequence[Job]) -> None:
 class Writer:
     """Writes for one process."""
 
-    def __init__(self, path: Path, reserve: int, keep: Callable[[sqlite3.Connection], None]) -> None:
-        """`keep` is called in every transaction, before its commit."""
+    def __init__(self, path: Path, reserve: int, keep: Callable[[sqlite3.Connection], None], linger: float = 0.0) -> None:
+        """`keep` is called in every transaction, before its commit. A batch waits `linger` s for others to join it."""
         self.path = path
+        self._linger = linger
         self._reserve = reserve
         self._keep = keep
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
@@ -152,6 +153,8 @@ class Writer:
         octets = 0
         try:
             job = self._queue.get(timeout=IDLE_SECONDS if self._has_freed else None)
+            if self._linger:
+                time.sleep(self._linger)
             while job is not None:
                 jobs.append(job)
                 octets += job.octets

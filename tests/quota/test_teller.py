@@ -369,7 +369,7 @@ async def test_without_room_for_the_table_nothing_is_reserved(desk: Desk, book: 
 
 
 async def test_with_the_disk_full_nothing_is_reserved(book: Ledger, place: Path) -> None:
-    (place / "full.holds").symlink_to("/dev/full")
+    (place / "full.holds.new").symlink_to("/dev/full")
     teller = Teller(book, Table(place / "full.holds"), lambda charge, settlement: None)
     with pytest.raises(StoreUnavailable, match="No space left"):
         await teller.reserve(USER, "1", 1, 1)

@@ -83,6 +83,11 @@ COUNTERS: dict[str, tuple[Plant, str]] = {
     "last, earlier": (moved("last", -1), f"last: expected {NOW} or later (the last record), found {NOW - 1}"),
     "last, much earlier": (moved("last", -20_000_000), "last: expected"),
     "last, gone": ((("HDEL", K, "last"),), "last: expected"),
+    "sum, gone": ((("HDEL", K, "sum"),), "sum: expected beside the other counters, found none"),
+    "rsum, gone": ((("HDEL", K, "rsum"),), "rsum: expected beside the other counters, found none"),
+    "holds": (moved("holds", 1), "holds: expected"),
+    "holds, gone": ((("HDEL", K, "holds"),), "holds: expected beside the other counters, found none"),
+    "holds, no number": (hset("holds", "x"), "holds: expected a whole number, found 'x'"),
 }
 LATEST: dict[str, tuple[Plant, str]] = {
     "log: the last sum": (zset("log", START + LENGTH, TAKEN + 1), "log: bucket"),
@@ -105,9 +110,15 @@ LATEST: dict[str, tuple[Plant, str]] = {
     "open: a lease that is over": (zset("open", "open1:1", NOW - 1), "open: open1:1: its lease ended"),
     "open: an endless lease": (zset("open", "open1:1", "inf"), "open: open1:1: expected its lease to end at"),
     "open: a member that is none": (zset("open", "open3", NOW + 1_000_000), "open: 'open3' is no hold"),
+    "open: an id changed": (gone("open", "open1:1") + zset("open", "openx:1", NOW + 4_000_000), "holds: expected"),
+    "open: a lease shortened": (zset("open", "open1:1", NOW + 1), "holds: expected"),
     "open: no units": (zset("open", "open3:0", NOW + 1_000_000), "open: 'open3:0' is no hold"),
     "lapsed: a member that is none": (zset("lapsed", "x:y", NOW - 1), "lapsed: 'x:y' is no hold"),
     "lapsed: one that is open": (zset("lapsed", "open1:1", NOW - 1), "lapsed: open1:1: it is open as well"),
+    "lapsed: one added": (zset("lapsed", "x:1", NOW - 1), "holds: expected"),
+    "lapsed: one removed": (gone("lapsed", "lapsed1:1"), "holds: expected"),
+    "lapsed: units changed": (gone("lapsed", "lapsed1:1") + zset("lapsed", "lapsed1:2", NOW - 1), "holds: expected"),
+    "lapsed: all removed": ((("DEL", f"{K}:lapsed"),), "holds: expected"),
     "lapsed: later than now": (zset("lapsed", "lapsed1:1", NOW + 1), "lapsed: lapsed1:1: expected"),
 }
 WITHIN_REACH: dict[str, tuple[Plant, str]] = {
@@ -263,13 +274,33 @@ async def test_records_that_were_switched_off_and_on_again_begin_anew(store: Sto
     assert found is not None and (found.differences, found.records) == ((), 1)
 
 
+@pytest.mark.parametrize("records", [FULL, FEW])
+async def test_a_book_whose_records_were_all_removed_is_told_apart(store: Store, records: int) -> None:
+    ledger = await live(store, records)
+    await store.command("DEL", f"{K}:settles")
+    assert any(line.startswith("records: expected some") for line in await differences(ledger))
+
+
+async def test_a_book_of_an_earlier_version_that_was_only_opened_since_has_no_difference(store: Store) -> None:
+    ledger = await live(store, FULL)
+    await store.many([("DEL", f"{K}:settles"), ("HDEL", K, "sum", "rsum", "holds")])
+    await ledger.usage(USER)
+    assert await differences(ledger) == []
+    await ledger.settle(USER, "lapsed2", 2, 0)
+    await ledger.settle(USER, "open1", 1, 0)
+    assert await differences(ledger) == []
+
+
 async def test_what_cannot_be_put_on_record_is_charged_all_the_same(store: Store) -> None:
     ledger = await live(store, FULL)
     await store.command("SET", f"{K}:settles", "no stream")
     await send(ledger, "n1", 1, 1, 0)
     await store.command("DEL", f"{K}:settles")
     usage = await ledger.usage(USER)
-    assert usage is not None and usage.taken == TAKEN + 1 and await differences(ledger) == []
+    assert usage is not None and usage.taken == TAKEN + 1
+    assert await differences(ledger) == [
+        f"records: expected some of {TAKEN + 1 + REJECTED} units, found none (unless records were kept only from now on)"
+    ]
 
 
 async def test_a_hold_that_is_only_given_back_leaves_no_record(store: Store) -> None:
@@ -293,7 +324,7 @@ async def test_a_record_says_what_was_charged_and_when(store: Store) -> None:
 
 async def test_a_book_of_an_earlier_version_without_records_has_no_difference(store: Store) -> None:
     ledger = await live(store, FULL)
-    await store.many([("DEL", f"{K}:settles"), ("HDEL", K, "sum", "rsum")])
+    await store.many([("DEL", f"{K}:settles"), ("HDEL", K, "sum", "rsum", "holds")])
     found = await ledger.audit(USER)
     assert found is not None and (found.differences, found.records, found.since) == ((), 0, None)
     await send(ledger, "n1", 1, 1, 0)

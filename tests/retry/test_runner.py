@@ -232,17 +232,6 @@ async def test_many_entries_of_a_user_whose_book_is_damaged_do_not_starve_the_ot
     assert len(bench.events("charge_refused")) <= 4
 
 
-async def test_what_waits_while_the_smarthost_is_away_is_settled_meanwhile(bench: Bench, retrying: Starting) -> None:
-    for _ in range(5):
-        entry = await bench.put()
-        await bench.spool.finish(entry.id, entry.standings, entry.due)
-    async with retrying(port=free_port(), settling=0.0):
-        async with asyncio.timeout(5):
-            while await bench.spool.unsettled():
-                await asyncio.sleep(0.02)
-    assert await bench.taken() == 5
-
-
 async def test_a_claim_that_lapsed_in_other_hands_is_taken_over_on_record(bench: Bench, retrying: Starting) -> None:
     now = bench.spool.now()
     await bench.put(is_settled=True, claimed_by="other", due=now + 0.2)  # so long does the claim of a put last

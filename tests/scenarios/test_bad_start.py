@@ -10,20 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Relay, free_port, running, store_server
-
-
-async def _fails(relay: Relay) -> str:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "relay", "serve", "--config", str(relay.config),
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    async with asyncio.timeout(30):
-        _, err = await process.communicate()
-    assert process.returncode == 2, err
-    lines = err.decode().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
+from tests.running import free_port, running, store_server
 
 
 @pytest.mark.parametrize(
@@ -43,20 +30,20 @@ async def test_a_bad_configuration_is_one_line_that_names_the_key(place: Path, e
     async with running(place / "relay", 1, is_started=False) as relay:
         text = relay.config.read_text().replace("[upstream]\nport = 1\n", "") if "[upstream" in extra else relay.config.read_text()
         relay.config.write_text(text + extra)
-        assert expected in await _fails(relay)
+        assert expected in await relay.fail()
 
 
 async def test_a_missing_configuration_file_is_one_line(place: Path) -> None:
     async with running(place / "relay", 1, is_started=False) as relay:
         relay.config.unlink()
-        assert "No such file" in await _fails(relay)
+        assert "No such file" in await relay.fail()
 
 
 async def test_a_key_that_is_not_the_certificates_is_one_line(place: Path) -> None:
     async with running(place / "relay", 1, is_started=False) as relay:
         (place / "tls").write_text("not pem")
         relay.config.write_text(relay.config.read_text() + f"[smtp.tls]\ncertificate = '{place / 'tls'}'\nkey = '{place / 'tls'}'\n")
-        assert "smtp.tls" in await _fails(relay)
+        assert "smtp.tls" in await relay.fail()
 
 
 @pytest.mark.parametrize("which", ["smtp", "api"])
@@ -66,14 +53,14 @@ async def test_a_port_in_use_is_one_line_that_names_it(place: Path, which: str) 
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             taken.bind(("127.0.0.1", relay.smtp if which == "smtp" else relay.api))
             taken.listen()
-            line = await _fails(relay)
+            line = await relay.fail()
         assert f"port {relay.smtp if which == 'smtp' else relay.api}: Address already in use" in line
 
 
 async def test_a_data_directory_in_use_by_another_relay_is_one_line(place: Path) -> None:
     async with running(place / "one", 1, workers=1) as first, running(place / "two", 1, is_started=False) as second:
         second.config.write_text(second.config.read_text().replace(str(second.folder / "data"), str(first.folder / "data")))
-        assert "in use by another relay" in await _fails(second)
+        assert "in use by another relay" in await second.fail()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +73,7 @@ async def test_a_store_that_would_evict_accounts_is_one_line(place: Path, option
         store_server(port, place, options),
         running(place / "relay", 1, extra=f"[store]\nurl = 'redis://127.0.0.1:{port}'\n", is_started=False) as relay,
     ):
-        assert expected in await _fails(relay)
+        assert expected in await relay.fail()
 
 
 async def test_roles_cannot_share_an_embedded_store(place: Path) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.running import Relay, running
+from tests.running import running
 
 
 def _garbage(path: Path) -> None:
@@ -41,20 +39,8 @@ async def test_a_file_that_is_no_spool_of_this_relay_is_one_line_and_stays_as_it
         assert callable(make)
         make(path)
         before = path.read_bytes()
-        line = await _fails(relay)
+        line = await relay.fail()
         assert str(path) in line
         assert expected in line
         assert path.read_bytes() == before
         assert sorted(file.name for file in path.parent.glob("spool.db*")) == ["spool.db", "spool.db.lock"]
-
-
-async def _fails(relay: Relay) -> str:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "relay", "serve", "--config", str(relay.config),
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    async with asyncio.timeout(30):
-        _, err = await process.communicate()
-    assert process.returncode == 2, err
-    [line] = err.decode().splitlines()
-    return line
