@@ -120,8 +120,17 @@ class _Count:
         if missing and (len(missing) < len(BESIDE) or self._records):
             yield from (f"{name}: expected beside the other counters, found none" for name in missing)
         charged = self._is["taken"] + self._is["rejected"]
+        if self._is["base"] > charged:
+            yield f"base: expected {charged} (taken and rejected) at most, found {self._is['base']}"
+        if self._records and self._is["base"] > self._before(self._records[0]):
+            yield f"base: expected {self._before(self._records[0])} (before the first record) at most, found {self._is['base']}"
         if not missing and not self._records and charged > self._is["base"] and self._rules.records:
             yield f"records: expected some of {charged} units, found none (unless records were kept only from now on)"
+
+    @staticmethod
+    def _before(record: Record) -> int:
+        """The units ever charged before a record's own."""
+        return record.taken + record.all_rejected - record.accepted - record.rejected
 
     def _clock(self) -> Iterator[str]:
         if self._last > self._look.clock:
@@ -266,7 +275,8 @@ def recorded(records: Sequence[str], id: str) -> Record | None:
 
 def _digest(member: str, score: float) -> int:
     """What a hold adds to `holds`, as book.lua counts it."""
-    return int(hashlib.sha1(f"{member}:{score:.0f}".encode(), usedforsecurity=False).hexdigest()[:8], 16)
+    # The scripts write whole instants only, with all their digits: one with a fraction must not pass for the whole one beside it.
+    return int(hashlib.sha1(f"{member}:{score:.17g}".encode(), usedforsecurity=False).hexdigest()[:8], 16)
 
 
 def _units(member: str) -> int | None:

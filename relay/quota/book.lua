@@ -56,6 +56,8 @@ end
 -- Open a book that no script has written, or only one of an older version: it counts its holds once, and lets :lapsed expire no more.
 -- What verify looks for is written together, so that one of it missing later was taken away.
 local function begin()
+  -- A book that has the one and not the other had it taken away: what is counted now would hide what was done to its holds.
+  if redis.call('HEXISTS', K, 'sum') == 1 then return end
   local open, lapsed = redis.call('ZRANGE', OPEN, 0, -1, 'WITHSCORES'), redis.call('ZRANGE', LAPSED, 0, -1, 'WITHSCORES')
   for i = 1, #open, 2 do holds = holds + digest(open[i], open[i + 1]) end
   for i = 1, #lapsed, 2 do holds = holds + digest(lapsed[i], lapsed[i + 1]) end

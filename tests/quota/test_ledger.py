@@ -122,3 +122,18 @@ async def test_a_reserve_that_fails_on_a_damaged_book_leaves_what_was_held(store
     assert (await ledger.settle("ada", "x", 2, 2)).outcome == "late"
     audit = await ledger.audit("ada")
     assert audit is not None and not audit.differences
+
+
+@pytest.mark.parametrize("second", [1, 5], ids=["renewed", "lapsed"])
+async def test_a_reserve_that_fails_on_damaged_holds_leaves_the_others(store: Store, second: int) -> None:
+    ledger = await user_at(store, 0, 10)
+    assert isinstance(await ledger.reserve("ada", "x", 2, 1), Hold)
+    await store.command("SET", f"{ADA}:lapsed", "x")
+    await clock(store, second)
+    for _ in range(2):
+        with pytest.raises(StoreRefused):
+            await ledger.reserve("ada", "x", 2, 1)
+    await store.command("DEL", f"{ADA}:lapsed")
+    audit = await ledger.audit("ada")
+    assert audit is not None and not audit.differences
+    assert (await ledger.settle("ada", "x", 2, 2)).outcome == ("ok" if second < 4 else "late")

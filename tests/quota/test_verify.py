@@ -86,6 +86,7 @@ COUNTERS: dict[str, tuple[Plant, str]] = {
     "sum, gone": ((("HDEL", K, "sum"),), "sum: expected beside the other counters, found none"),
     "rsum, gone": ((("HDEL", K, "rsum"),), "rsum: expected beside the other counters, found none"),
     "holds": (moved("holds", 1), "holds: expected"),
+    "base": (hset("base", 10**6), "base: expected"),
     "holds, gone": ((("HDEL", K, "holds"),), "holds: expected beside the other counters, found none"),
     "holds, no number": (hset("holds", "x"), "holds: expected a whole number, found 'x'"),
 }
@@ -112,10 +113,13 @@ LATEST: dict[str, tuple[Plant, str]] = {
     "open: a member that is none": (zset("open", "open3", NOW + 1_000_000), "open: 'open3' is no hold"),
     "open: an id changed": (gone("open", "open1:1") + zset("open", "openx:1", NOW + 4_000_000), "holds: expected"),
     "open: a lease shortened": (zset("open", "open1:1", NOW + 1), "holds: expected"),
+    "open: a lease shortened by less than 1 µs": (zset("open", "open1:1", NOW + 4_000_000 - 0.25), "holds: expected"),
     "open: no units": (zset("open", "open3:0", NOW + 1_000_000), "open: 'open3:0' is no hold"),
     "lapsed: a member that is none": (zset("lapsed", "x:y", NOW - 1), "lapsed: 'x:y' is no hold"),
     "lapsed: one that is open": (zset("lapsed", "open1:1", NOW - 1), "lapsed: open1:1: it is open as well"),
     "lapsed: one added": (zset("lapsed", "x:1", NOW - 1), "holds: expected"),
+    "lapsed: an id changed": (gone("lapsed", "lapsed1:1") + zset("lapsed", "lapsedx:1", NOW - 1), "holds: expected"),
+    "lapsed: its instant changed": (zset("lapsed", "lapsed1:1", NOW - 500), "holds: expected"),
     "lapsed: one removed": (gone("lapsed", "lapsed1:1"), "holds: expected"),
     "lapsed: units changed": (gone("lapsed", "lapsed1:1") + zset("lapsed", "lapsed1:2", NOW - 1), "holds: expected"),
     "lapsed: all removed": ((("DEL", f"{K}:lapsed"),), "holds: expected"),
@@ -159,6 +163,15 @@ async def finds(store: Store, ledger: Ledger, plant: Plant, text: str) -> None:
 @pytest.mark.parametrize("plant", [*COUNTERS, *LATEST])
 async def test_a_plant_is_found_however_few_records_are_kept(store: Store, plant: str, records: int) -> None:
     await finds(store, await live(store, records), *(COUNTERS | LATEST)[plant])
+
+
+@pytest.mark.parametrize("plant", ["open: a lease shortened", "lapsed: one added", "lapsed: one removed"])
+async def test_a_planted_hold_is_found_however_the_book_lives_on(store: Store, plant: str) -> None:
+    ledger = await live(store, FULL)
+    await store.many(LATEST[plant][0])
+    for step in (await steps(store, ledger))[1:]:
+        await step()
+        assert any("holds: expected" in line for line in await differences(ledger))
 
 
 @pytest.mark.parametrize("plant", WITHIN_REACH)
@@ -279,6 +292,13 @@ async def test_a_book_whose_records_were_all_removed_is_told_apart(store: Store,
     ledger = await live(store, records)
     await store.command("DEL", f"{K}:settles")
     assert any(line.startswith("records: expected some") for line in await differences(ledger))
+
+
+async def test_a_digest_taken_away_with_a_hold_is_not_counted_anew(store: Store) -> None:
+    ledger = await live(store, FULL)
+    await store.many([("HDEL", K, "holds"), ("ZREM", f"{K}:lapsed", "lapsed1:1")])
+    await ledger.usage(USER)
+    assert any("holds: expected" in line for line in await differences(ledger))
 
 
 async def test_a_book_of_an_earlier_version_that_was_only_opened_since_has_no_difference(store: Store) -> None:
