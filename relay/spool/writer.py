@@ -153,14 +153,14 @@ class Writer:
         octets = 0
         try:
             job = self._queue.get(timeout=IDLE_SECONDS if self._has_freed else None)
-            if self._linger:
-                time.sleep(self._linger)
+            ends = time.monotonic() + self._linger if self._linger else 0.0
             while job is not None:
                 jobs.append(job)
                 octets += job.octets
                 if len(jobs) >= MOST_JOBS or octets >= MOST_OCTETS:
                     return jobs, False
-                job = self._queue.get_nowait()
+                left = ends - time.monotonic() if ends else 0.0
+                job = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
         except Empty:
             return jobs, False
         return jobs, True
