@@ -121,7 +121,7 @@ async def test_a_hold_that_the_store_refuses_for_its_user_keeps_no_claim(house: 
     table.close()
     house.estate.inherit("dead")
     async with asyncio.timeout(5):
-        while not house.events("killed_in_flight"):
+        while not (house.events("killed_in_flight") and house.events("charge_refused")):
             await asyncio.sleep(0.02)
     assert house.events("charge_refused")[0]["id"] == "a.1"
     await house.rooms.store.command("HSET", key(house.user.name), "taken", "0")

@@ -19,6 +19,7 @@ async def test_set_back_it_lets_nothing_through_and_says_no_wait_below_zero(plac
         caller = await found.dial(user)
         assert [(await found.send(user, caller=caller)).outcome for _ in range(2)] == ["taken"] * 2
         clock.set(-1000)
+        await asyncio.sleep(0.3)  # a busy server may answer once more by the clock it has read before
         for _ in range(8):  # longer than the window
             assert _wait_of((await found.send(user, caller=caller)).reply) >= 995
             await asyncio.sleep(0.5)

@@ -24,6 +24,7 @@ async def test_the_mail_of_a_disabled_user_is_held_until_the_user_is_enabled(wor
     for one in held:
         assert (await world.await_told(one.id, "held"))["reason"] == "disabled"
     await world.await_told(free.id, "delivered")  # nobody else is concerned
+    await world.rest(held=3)
     assert [world.count(one.mark) for one in held] == [0, 0, 0]
     assert {(entry.id, entry.held) for entry in await world.entries()} == {(one.id, "disabled") for one in held}
     await world.relay.tes("editSmtp", smtp_user_name=world.user.name, status="Enable")
