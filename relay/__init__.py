@@ -16,8 +16,10 @@ dialects   a vendor's words to provisioning's and back; pure
 api        the HTTP door
 loadkit    load generator, scripted sink, oracle
 config     TOML, environment and secrets to frozen settings
+entry      the listeners as configured: doors, certificate, files
 daemon     the only joiner of rooms
 estate     what dead processes leave, and who sees to it
+worker     one process: its start, its life, its signals
 supervisor starts, watches and stops the processes
 cli        the shell door
 """

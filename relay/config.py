@@ -44,6 +44,16 @@ class ConfigError(Exception):
     """The configuration cannot be used; the text is one line for the person who wrote it."""
 
 
+def _networks(given: tuple[str, ...]) -> tuple[str, ...]:
+    """See that every text is an address or a network; raises ValueError."""
+    for text in given:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is neither an address nor a network like 10.0.0.0/8") from None
+    return given
+
+
 class Section(BaseModel):
     """A table of the file."""
 
@@ -79,14 +89,28 @@ class Smtp(Section):
     workers: int = Field(0, ge=0, le=256)
     max_message_bytes: int = Field(26_214_400, ge=1024, le=1 << 30)
     max_recipients: int = Field(100, ge=1, le=10_000)
-    max_connections: int = Field(2000, ge=1)
+    max_connections: int = Field(5000, ge=1)
+    max_connections_per_address: int = Field(2500, ge=1)
+    max_connections_per_user: int = Field(500, ge=0)
+    max_commands: int = Field(1000, ge=10)
+    max_errors: int = Field(20, ge=1)
     max_refusals: int = Field(100, ge=1)
     max_passes: int = Field(5, ge=1, le=100)
+    login_timeout_seconds: Seconds = 120.0
     command_timeout_seconds: Seconds = 300.0
     data_deadline_seconds: Seconds = 300.0
+    min_bytes_per_second: int = Field(500, ge=0)
+    upload_memory_bytes: int = Field(268_435_456, ge=1 << 20)
+    upload_wait_seconds: Seconds = 10.0
     drain_seconds: Seconds = 30.0
+    proxies: tuple[str, ...] = ()
     listen: tuple[Listen, ...] = (Listen(auth_without_tls=True),)
     tls: Tls = Tls()
+
+    @field_validator("proxies")
+    @classmethod
+    def _are_networks(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        return _networks(given)
 
     @model_validator(mode="after")
     def _tls_has_certificate(self) -> Self:
@@ -95,6 +119,8 @@ class Smtp(Section):
         for listen in self.listen:
             if listen.tls != "none" and self.tls.certificate is None:
                 raise ValueError(f'tls.certificate: needed by the listener on port {listen.port} (tls = "{listen.tls}")')
+        if self.upload_memory_bytes < self.max_message_bytes:
+            raise ValueError(f"upload_memory_bytes: a message of max_message_bytes = {self.max_message_bytes} would not fit")
         return self
 
 
@@ -111,12 +137,7 @@ class Api(Section):
     @field_validator("trusted_proxies")
     @classmethod
     def _are_addresses(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        for text in given:
-            try:
-                ipaddress.ip_network(text)
-            except ValueError:
-                raise ValueError(f"{text!r} is neither an address nor a network like 10.0.0.0/8") from None
-        return given
+        return _networks(given)
 
 
 class Store(Section):

@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from relay.accounts.changes import Changes
+from relay.accounts.presence import Presence
 from relay.accounts.provisioning import Provisioning
 from relay.accounts.registry import Registry
 from relay.accounts.secrets import Key, KeyUnusable, fingerprint, open_key
 from relay.accounts.throttle import Throttle
-from relay.api.app import create_app
-from relay.api.server import serve_api
 from relay.config import LEASE_MARGIN, ConfigError, Settings
+from relay.entry import file_shortage, open_certificate, open_doors, raise_file_limit, see_certificate
 from relay.journal import Journal
 from relay.quota.gate import Gate
 from relay.quota.ledger import CHANGES, Ledger, Settlement
@@ -35,7 +35,10 @@ from relay.quota.teller import Teller
 from relay.retry import runner as retry
 from relay.retry.schedule import Schedule
 from relay.session import house as session
-from relay.session.listener import Listeners, bind, server_context
+from relay.session.certificate import Watch
+from relay.session.listener import Listeners
+from relay.session.proxy import Balancers
+from relay.session.ticket import Tickets
 from relay.spool.fault import SpoolUnavailable
 from relay.spool.spool import Spool
 from relay.store import fitness
@@ -50,6 +53,8 @@ RETRY_NICE = 10
 RETRY_LINGER = 0.02
 """Seconds for which the retry process's writes wait for others to share an fsync: nobody waits for it, and the store's fsyncs, for
 which clients wait, share the disk. With ten sessions some 300 messages a second drain so."""
+FIGURES_EVERY = 0.5
+"""Seconds by which the figures of messages and connections may be late."""
 FIGURES_ROOM = 128 << 10
 """Octets of each file of figures that a process writes at most; there are some hundred figures, each of some hundred octets."""
 KEEP_LAPSED = 7 * 86400.0
@@ -206,10 +211,23 @@ def new_incarnation() -> str:
 # -- roles -----------------------------------------------------------------------------------------------------------------------
 
 
-async def run_smtp(settings: Settings, incarnation: str, ports: Sequence[int], ready: Callable[[], None]) -> None:
-    """One SMTP worker, from its start to the end of its drain; `ports` are those of the listeners, in order."""
+@dataclass(frozen=True, slots=True)
+class SmtpPart:
+    """What one SMTP worker is told besides the settings: the ports of its listeners, in order, its number and the node's tickets."""
+
+    ports: Sequence[int]
+    number: int
+    tickets: Tickets
+
+
+async def run_smtp(settings: Settings, incarnation: str, part: SmtpPart, ready: Callable[[], None]) -> None:
+    """One SMTP worker, from its start to the end of its drain."""
     journal = open_journal(settings)
     stop = _stop_event()
+    raise_file_limit(settings)
+    if part.number == 0 and (short := file_shortage(settings)):
+        journal.alarm("files_short", text=short)
+    certificate = open_certificate(settings, part.tickets)
     async with open_rooms(settings, journal) as rooms, _spool(settings, incarnation, journal) as spool:
         await _rejoin(rooms)
         table = Table(holds_folder(settings) / f"{incarnation}.holds")
@@ -219,25 +237,41 @@ async def run_smtp(settings: Settings, incarnation: str, ports: Sequence[int], r
         changes = Changes(rooms.store, CHANGES, lambda user: house.on_change(user))
         is_spooling = settings.upstream.when_unavailable == "spool"
         schedule = retry_schedule(settings)
+        presence = Presence(rooms.store, incarnation, settings.smtp.max_connections_per_user)
         house = session.House(
             rules=_session_rules(settings), incarnation=incarnation, registry=rooms.registry,
             throttle=Throttle(rooms.store, settings.throttle), teller=teller, changes=changes, forward=pool.forward, journal=journal,
             terms=_terms(settings), spool=spool if is_spooling else None, wait=lambda: schedule.wait(1, random.random()),  # noqa: S311
+            presence=presence,
         )  # fmt: skip
-        listeners = Listeners(house)
-        listening = asyncio.create_task(changes.run())
+        listeners = Listeners(house, Balancers(settings.smtp.proxies))
+        background = {asyncio.create_task(part()) for part in (changes.run, presence.run, lambda: _tell_figures(journal))}
+        if certificate is not None:
+            watch = Watch(certificate, journal, incarnation, is_herald=part.number == 0)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.hurry)
+            background.add(asyncio.create_task(watch.run()))
         try:
-            await listeners.open(_doors(settings, ports))
+            await listeners.open(open_doors(settings, part.ports, certificate))
             ready()
             await stop.wait()
         finally:
             await listeners.drain(settings.smtp.drain_seconds)
-            listening.cancel()
-            await asyncio.wait({listening})
+            for task in background:
+                task.cancel()
+            await asyncio.wait(background)
+            await presence.close()
             pool.close()
             if house.late:  # what they listened for stays in doubt, which they record
                 await asyncio.wait(house.late, timeout=settings.store.timeout_seconds)
             await teller.close(settings.store.timeout_seconds)
+            journal.tell_figures()
+
+
+async def _tell_figures(journal: Journal) -> None:
+    """Keep the figures of a worker up to date, until cancelled."""
+    while True:
+        await asyncio.sleep(FIGURES_EVERY)
+        journal.tell_figures()
 
 
 def _terms(settings: Settings) -> Terms:
@@ -292,6 +326,10 @@ async def _spool(settings: Settings, incarnation: str, journal: Journal, linger:
 
 async def run_api(settings: Settings, incarnation: str, sock: socket.socket, ready: Callable[[], None]) -> None:
     """The API process."""
+    # Here, because the other processes need none of what the API needs, which is a sixth of a worker's memory.
+    from relay.api.app import create_app
+    from relay.api.server import serve_api
+
     journal = open_journal(settings)
     stop = _stop_event()
     async with open_rooms(settings, journal) as rooms, AsyncExitStack() as stack:
@@ -329,34 +367,27 @@ def _session_rules(settings: Settings) -> session.Rules:
     smtp = settings.smtp
     return session.Rules(
         hostname=smtp.hostname, max_message_bytes=smtp.max_message_bytes, max_recipients=smtp.max_recipients,
-        max_connections=smtp.max_connections, max_refusals=smtp.max_refusals, max_passes=smtp.max_passes,
+        max_connections=smtp.max_connections, max_connections_per_address=smtp.max_connections_per_address,
+        max_commands=smtp.max_commands, max_errors=smtp.max_errors, login_timeout=smtp.login_timeout_seconds,
+        min_rate=smtp.min_bytes_per_second, upload_memory=smtp.upload_memory_bytes, upload_wait=smtp.upload_wait_seconds,
+        max_refusals=smtp.max_refusals, max_passes=smtp.max_passes,
         command_timeout=smtp.command_timeout_seconds, data_deadline=smtp.data_deadline_seconds, doubt=settings.retry.doubt_seconds,
         forward_margin=settings.upstream.forward_deadline_seconds + settings.store.timeout_seconds + LEASE_MARGIN,
     )  # fmt: skip
 
 
-def _doors(settings: Settings, ports: Sequence[int]) -> list[tuple[session.Door, socket.socket]]:
-    tls = settings.smtp.tls
-    context = server_context(tls.certificate, tls.key) if tls.certificate and tls.key else None
-    return [
-        (session.Door(port, listen.tls, listen.auth_without_tls, context), bind(listen.address, port))
-        for listen, port in zip(settings.smtp.listen, ports, strict=True)
-    ]
-
-
 def check_doors(settings: Settings) -> None:
-    """See that the certificates of both sides can be used; raises ListenError or ConfigError."""
+    """See that the certificates of both sides can be used; raises ConfigError."""
     try:
         tls_context(route(settings))
     except OSError as error:  # ssl.SSLError is one
         raise ConfigError(f"upstream.ca_file: {settings.upstream.ca_file}: {error.strerror or 'not PEM'}") from None
-    tls = settings.smtp.tls
-    if tls.certificate and tls.key:
-        server_context(tls.certificate, tls.key)
+    see_certificate(settings)
 
 
 def _stop_event() -> asyncio.Event:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # who has something to read anew says so afterwards
     return stop

@@ -6,29 +6,24 @@ Promises:
   smarthost or the spool had taken the message, else released. What it was sending from the spool is tried again after the doubt.
 - Charges that the store could not be told of before are recorded before anything new is reserved.
 - The supervisor's death, however it comes, ends its processes.
-- A stop lets the workers drain, then stops the API, and the store last.
+- A stop lets the workers drain, then stops the API, and the store last. SIGHUP makes the SMTP workers read their certificate anew.
 
-It shares no state with its processes but the store and the data directory; each is this program again with `worker`.
+It shares no state with its processes but the store and the data directory. One life of a process is the worker's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import fcntl
 import os
-import pickle
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from prometheus_client import multiprocess, values
+from prometheus_client import values
 from pydantic import SecretStr
 
 from relay.config import LEASE_MARGIN, ConfigError, Settings
@@ -36,40 +31,22 @@ from relay.daemon import Rooms, check_doors, join, keep_figures, new_incarnation
 from relay.estate import Estate
 from relay.journal import WORKER_DEATHS, Journal
 from relay.session.listener import ListenError, bind
+from relay.session.ticket import Tickets
 from relay.spool.fault import SpoolUnavailable
 from relay.spool.spool import Spool
 from relay.store.client import StoreForeign, StoreRefused, StoreUnavailable
 from relay.store.embedded import Embedded, EmbeddedError
 from relay.store.fitness import Unfit
+from relay.worker import Role, Surroundings, Worker
 
-Role = Literal["smtp", "retry", "api"]
 STEADY = 30.0
 """A worker that lived this long (s) is restarted without delay."""
 KILL_AFTER = 10.0
 """Seconds beyond its drain after which a worker that was told to stop is killed."""
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 class StartError(Exception):
     """The relay cannot start; the text is one line for the operator."""
-
-
-@dataclass(slots=True)
-class Worker:
-    """One process to keep running."""
-
-    role: Role
-    number: int
-    incarnation: str = ""
-    process: asyncio.subprocess.Process | None = None
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def name(self) -> str:
-        """How the journal names it."""
-        return f"{self.role}-{self.number}"
 
 
 async def serve(settings: Settings, roles: tuple[Role, ...], on_ready: Callable[[str], None]) -> None:
@@ -81,6 +58,7 @@ async def serve(settings: Settings, roles: tuple[Role, ...], on_ready: Callable[
         journal = open_journal(settings)
         check_doors(settings)
         supervisor = Supervisor(settings, roles, journal, stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.reload)
         await supervisor.run(on_ready)
     except (ConfigError, ListenError, EmbeddedError, Unfit) as error:
         raise StartError(str(error)) from None
@@ -98,6 +76,8 @@ class Supervisor:
         self._api_socket: socket.socket | None = None
         self._environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
         self._failure: StartError | None = None
+        self._workers: list[Worker] = []
+        self._tickets = Tickets.fresh()
 
     async def run(self, on_ready: Callable[[str], None]) -> None:
         """The whole life of a relay."""
@@ -132,6 +112,12 @@ class Supervisor:
                 os.close(lock)
         if self._failure is not None:
             raise self._failure
+
+    def reload(self) -> None:
+        """Pass SIGHUP on to the SMTP workers; one that is just being started reads its certificate anyway."""
+        for worker in self._workers:
+            if worker.role == "smtp" and worker.is_listening:
+                worker.send(signal.SIGHUP)
 
     def _on_store_event(self, name: str, text: str) -> None:
         if name == "store_started":
@@ -216,9 +202,11 @@ class Supervisor:
         workers = [Worker("smtp", number) for number in range(count)]
         workers += [Worker("retry", 0)] if "retry" in self._roles else []
         workers += [Worker("api", 0)] if "api" in self._roles else []
+        self._workers = workers
+        around = Surroundings(self._settings, self._journal, self._environment, self._ports(), self._api_socket, self._tickets)
         if "smtp" in self._roles or "retry" in self._roles:
             await estate.begin()
-        keeping = {worker.name: asyncio.create_task(self._keep(worker, estate)) for worker in workers}
+        keeping = {worker.name: asyncio.create_task(self._keep(worker, estate, around)) for worker in workers}
         stopping = asyncio.create_task(self._stop.wait())
         ready = asyncio.create_task(_all_ready(workers))
         try:
@@ -251,13 +239,13 @@ class Supervisor:
     def _ports(self) -> list[int]:
         return [sock.getsockname()[1] for sock in self._reserved if sock is not self._api_socket]
 
-    async def _keep(self, worker: Worker, estate: Estate) -> None:
+    async def _keep(self, worker: Worker, estate: Estate, around: Surroundings) -> None:
         """Keep one worker running until the relay stops."""
         delay = 0.1
         while not self._stop.is_set():
             began = time.monotonic()
             try:
-                status = await self._live(worker)
+                status = await worker.live(around)
             except OSError as error:  # no more processes or files to be had: try again, ever slower
                 self._journal.alarm("worker_start_failed", worker=worker.name, error=str(error))
                 status = -1
@@ -275,48 +263,6 @@ class Supervisor:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), delay)
 
-    async def _live(self, worker: Worker) -> int:
-        """One life of a worker, from its start to its exit status."""
-        worker.incarnation = new_incarnation()
-        reader, writer = os.pipe()
-        command = [sys.executable, "-m", "relay", "worker", "--role", worker.role, "--incarnation", worker.incarnation]
-        command += ["--ready", str(writer), "--settings", str(given := self._hand_over())]
-        passed = [writer, given]
-        if worker.role == "smtp":
-            command += ["--ports", ",".join(map(str, self._ports()))]
-        elif worker.role == "api" and self._api_socket is not None:
-            command += ["--socket", str(self._api_socket.fileno())]
-            passed.append(self._api_socket.fileno())
-        try:
-            worker.process = await asyncio.create_subprocess_exec(
-                *command, pass_fds=passed, env=self._environment, preexec_fn=die_with(os.getpid()), start_new_session=True
-            )
-        except OSError:
-            os.close(reader)
-            raise
-        finally:
-            os.close(writer)
-            os.close(given)
-        self._journal.event("worker_started", worker=worker.name, pid=worker.process.pid, incarnation=worker.incarnation)
-        waiting = asyncio.create_task(_await_ready(reader, worker.ready))
-        try:
-            status = await worker.process.wait()
-        finally:
-            await waiting
-        with suppress(OSError):
-            multiprocess.mark_process_dead(  # type: ignore[no-untyped-call]
-                worker.process.pid, self._environment["PROMETHEUS_MULTIPROC_DIR"]
-            )
-        return status
-
-    def _hand_over(self) -> int:
-        """The settings as this relay was started with, to be read by a child: a file that was changed since counts at a restart."""
-        fd = os.memfd_create("settings")
-        plain = Settings.model_construct(**{name: getattr(self._settings, name) for name in Settings.model_fields})
-        os.write(fd, pickle.dumps(plain))
-        os.lseek(fd, 0, os.SEEK_SET)
-        return fd
-
     def _drain_bound(self) -> float:
         """The longest a worker's drain takes: its patience, and then what is still on its way."""
         settings = self._settings
@@ -328,14 +274,14 @@ class Supervisor:
         for roles in (("smtp", "retry"), ("api",)):
             these = [worker for worker in workers if worker.role in roles]
             for worker in these:
-                _signal(worker, signal.SIGTERM)
+                worker.send(signal.SIGTERM)
             tasks = {keeping[worker.name] for worker in these}
             if not tasks:
                 continue
             _, left = await asyncio.wait(tasks, timeout=self._drain_bound() + KILL_AFTER)
             if left:
                 for worker in these:
-                    _signal(worker, signal.SIGKILL)
+                    worker.send(signal.SIGKILL)
                 await asyncio.wait(left)
             for task in tasks:
                 task.result()
@@ -349,45 +295,9 @@ def _forget_dead(metrics: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def _signal(worker: Worker, number: int) -> None:
-    if worker.process is not None and worker.process.returncode is None:
-        with suppress(ProcessLookupError):
-            worker.process.send_signal(number)
-
-
-def die_with(parent: int) -> Callable[[], None]:
-    """What a child does between fork and exec: ask to be told when its parent dies."""
-
-    def before_exec() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return before_exec
-
-
 async def _all_ready(workers: list[Worker]) -> None:
     for worker in workers:
         await worker.ready.wait()
-
-
-async def _await_ready(reader: int, ready: asyncio.Event) -> None:
-    """Set the event when the child writes to its pipe; return when the child closes it."""
-    loop = asyncio.get_running_loop()
-    done = asyncio.Event()
-
-    def on_readable() -> None:
-        if os.read(reader, 16):
-            ready.set()
-        else:
-            done.set()
-
-    loop.add_reader(reader, on_readable)
-    try:
-        await done.wait()
-    finally:
-        loop.remove_reader(reader)
-        os.close(reader)
 
 
 def _notify(message: bytes) -> None:

@@ -21,6 +21,7 @@ from relay.accounts import owner as owners
 from relay.accounts import user as users
 from relay.accounts.owner import OWNERS, Owner, is_owner_id, owner_key, parse_owner, users_key
 from relay.accounts.secrets import Key, SlowHash
+from relay.accounts.throttle import Attempt
 from relay.accounts.user import Entry, User, is_generated_name, parse_user, user_key
 from relay.store import fitness
 from relay.store.client import Script, Store, StoreForeign
@@ -68,9 +69,11 @@ class Registry:
             return None
         return self._entry(name, row)
 
-    async def verify_user(self, name: str, password: str) -> User | None:
-        """The user whose name and password these are, enabled or not; None if they are nobody's."""
-        row: Row = await self._store.command("HMGET", user_key(name), *users.CREDENTIALS)
+    async def verify_user(self, name: str, password: str, attempt: Attempt | None = None) -> User | None:
+        """The user whose name and password these are, enabled or not; None if they are nobody's, or the attempt is not admitted."""
+        row = await self._read(user_key(name), users.CREDENTIALS, attempt)
+        if row is None:
+            return None
         user = parse_user(name, row)
         kind, stored = row[-2:]
         if await self._is_password(name, password, kind, stored or _NO_HASH) and user is not None:
@@ -127,9 +130,11 @@ class Registry:
             await self._check_store()
         return owner
 
-    async def verify_owner(self, owner_id: str, token: str) -> Owner | None:
-        """The owner whose id and token these are, enabled or not; None if they are nobody's."""
-        row: Row = await self._store.command("HMGET", owner_key(owner_id), *owners.FIELDS, "token")
+    async def verify_owner(self, owner_id: str, token: str, attempt: Attempt | None = None) -> Owner | None:
+        """The owner whose id and token these are, enabled or not; None if they are nobody's, or the attempt is not admitted."""
+        row = await self._read(owner_key(owner_id), (*owners.FIELDS, "token"), attempt)
+        if row is None:
+            return None
         owner = parse_owner(owner_id, row)
         is_match = hmac.compare_digest(self._key.hash_token(owner_id, token), row[-1] or _NO_HASH)
         if is_match and owner is not None and is_owner_id(owner_id):
@@ -145,6 +150,17 @@ class Registry:
             await self._repair(OWNERS, [item for item in page if parsed[item[0]] is None])
             if found := [owner for owner in parsed.values() if owner is not None]:
                 yield found
+
+    async def _read(self, key: str, fields: Sequence[str], attempt: Attempt | None) -> Row | None:
+        """Read fields in the same round trip in which an attempt is admitted; None if it is not."""
+        answer = self._store.command("HMGET", key, *fields)
+        if attempt is not None:
+            if not await attempt.admitted():
+                return None
+            if attempt.was_in_line:  # a secret may have been reset meanwhile
+                answer = self._store.command("HMGET", key, *fields)
+        row: Row = await answer
+        return row
 
     # -- pages and misses ----------------------------------------------------------------------------------------------------
 

@@ -1,10 +1,17 @@
 """The throttle: guessing passwords and tokens, counted in the store by the address it comes from.
 
-Promises: failures are counted for an address together with a name, and for an address alone; beyond a limit the address has to
-wait, twice as long with each further failure. All workers and nodes count together. A name is never barred for an address that
-did not fail itself, so nobody can lock another out. IPv6 is counted by /64, which is what one customer is given.
+Promises:
+- An attempt is counted before it is made, for its address together with the name and for the address alone, by all workers and nodes
+  together; a success is taken back, a failure stays. However many guesses come at the same moment, no more of them are made than
+  there may be failures; then the address has to wait, twice as long with each further failure.
+- Attempts that are under way bar nobody: those beyond the limit stand in line until it is known what became of them. So an
+  application that opens many connections at once with the right password gets them all, a round trip later.
+- A name is never barred for an address that did not fail itself, so nobody can lock another out. IPv6 is counted by /64, which is
+  what one customer is given.
+- What was under way when its process died counts as a failure, which expires like any other.
 
-Attempts that are under way at the same moment are all checked before the first of them fails.
+Guesses at one name from many addresses are not counted together: that would be the way to lock its owner out. Against them stands
+what a secret is made of, 128 random bits where the relay made it.
 """
 
 from __future__ import annotations
@@ -13,11 +20,22 @@ import asyncio
 import hashlib
 import ipaddress
 import math
-from typing import Protocol
+import secrets
+from functools import lru_cache
+from types import TracebackType
+from typing import Protocol, Self
 
-from relay.store.client import Script, Store
+from relay.store.client import Argument, Script, Store
 
-_FAILED = Script.load("relay.accounts", "throttle.lua")
+LEASE = 10.0
+"""Seconds an attempt may take until it is taken for a failure."""
+PATIENCE = 15.0
+"""Seconds an attempt stands in line; longer than the lease of those before it."""
+FIRST_PAUSE = 0.004
+LONGEST_PAUSE = 0.128
+"""Seconds until the store is asked again for a place that others have taken, twice as long each time."""
+
+_COUNT = Script.load("relay.accounts", "throttle.lua")
 
 
 class Limits(Protocol):
@@ -37,30 +55,137 @@ class Limits(Protocol):
 
 
 class Throttle:
-    """Counts failures. Every call is one round trip and raises StoreUnavailable."""
+    """Counts attempts."""
 
-    def __init__(self, store: Store, limits: Limits) -> None:
+    def __init__(self, store: Store, limits: Limits, patience: float = PATIENCE) -> None:
+        """`patience` is how many seconds an attempt stands in line."""
         self._store = store
         self._limits = limits
+        self._patience = patience
+        self._prefix = secrets.token_hex(4)
+        self._serial = 0
+        self._lines: dict[str, _Line] = {}
 
-    async def check(self, address: str, name: str) -> int:
-        """How many seconds this address has to wait before it may try this name; 0 is none."""
-        key, pair = _key(address), _pair(name)
-        waits = await asyncio.gather(self._store.command("PTTL", f"{key}{pair}:bar"), self._store.command("PTTL", f"{key}:bar"))
-        longest: int = max(0, *waits)
-        return math.ceil(longest / 1000)
-
-    async def failed(self, address: str, name: str) -> None:
-        """Count a failure."""
-        limits = self._limits
-        counters = (_pair(name), limits.failures_per_user, "", limits.failures_per_address)
-        await self._store.run(_FAILED, _key(address), limits.window_seconds * 1000, *counters)
-
-    async def succeeded(self, address: str, name: str) -> None:
-        """Forget the failures of this address with this name; those of the address stay."""
-        await self._store.command("DEL", _key(address) + _pair(name))
+    def attempt(self, address: str, name: str) -> Attempt:
+        """An attempt of an address at a name, to be begun by `with`."""
+        limits, key, suffix = self._limits, _key(address), _suffix(name)
+        line = self._lines.get(key + suffix)
+        if line is None:
+            line = self._lines[key + suffix] = _Line(self._lines, key + suffix, limits.failures_per_user)
+        self._serial += 1
+        terms = (
+            f"{self._prefix}{self._serial:x}", limits.window_seconds * 1000, int(LEASE * 1000),
+            suffix, limits.failures_per_user, ":any", limits.failures_per_address,
+        )  # fmt: skip
+        return Attempt(self._store, line, self._patience, key, terms)
 
 
+class _Line:
+    """The attempts of this process from one address at one name: as many as may be made at once, the others behind them in order.
+
+    So that a crowd does not ask the store again and again; what counts is the store's answer.
+    """
+
+    __slots__ = ("_lines", "_name", "length", "places")
+
+    def __init__(self, lines: dict[str, _Line], name: str, places: int) -> None:
+        """`lines` is where it stands under its name for as long as anybody stands in it."""
+        self._lines = lines
+        self._name = name
+        self.places = asyncio.Semaphore(places)
+        self.length = 0
+
+    def join(self) -> None:
+        """One more."""
+        self.length += 1
+        self._lines[self._name] = self
+
+    def part(self) -> None:
+        """One less."""
+        self.length -= 1
+        if not self.length:
+            del self._lines[self._name]
+
+
+class Attempt:
+    """One attempt: within `with`, ask `admitted`, then say `failed` or `succeeded`. What says neither was not made, and is not counted."""
+
+    __slots__ = ("_has_place", "_is_pending", "_key", "_line", "_patience", "_store", "_terms", "wait", "was_in_line")
+
+    def __init__(self, store: Store, line: _Line, patience: float, key: str, terms: tuple[Argument, ...]) -> None:
+        self.wait = 0
+        """Seconds the address has to wait before it may try again, if it was not admitted."""
+        self.was_in_line = False
+        """Whether others had to end first: what was read before that may be outdated."""
+        self._store = store
+        self._line = line
+        self._patience = patience
+        self._key = key
+        self._terms = terms
+        self._has_place = self._is_pending = False
+
+    def __enter__(self) -> Self:
+        self._line.join()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._is_pending:
+            self._tell("withdrawn")
+        if self._has_place:
+            self._line.places.release()
+        self._line.part()
+
+    async def admitted(self) -> bool:
+        """Whether it may be made; one round trip unless it stands in line. Raises StoreUnavailable."""
+        latest = asyncio.get_running_loop().time() + self._patience
+        places = self._line.places
+        if places.locked():
+            self.was_in_line = True
+            try:
+                async with asyncio.timeout_at(latest):
+                    await places.acquire()
+            except TimeoutError:
+                self.wait = 1
+                return False
+        else:
+            await places.acquire()
+        self._has_place = True
+        self._is_pending = True  # whatever interrupts the question
+        self.wait = math.ceil(await self._ask_until(latest) / 1000)
+        self._is_pending = not self.wait
+        return self._is_pending
+
+    async def _ask_until(self, latest: float) -> int:
+        """The store's answer once no others are in the way, in ms."""
+        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
+        while (answer := await self._ask("try")) < 0:
+            self.was_in_line = True
+            if loop.time() > latest:
+                return 1000
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        return answer
+
+    async def failed(self) -> None:
+        """The secret was wrong. Raises StoreUnavailable; the attempt is counted nevertheless."""
+        self._is_pending = False
+        await self._ask("failed")
+
+    def succeeded(self) -> None:
+        """The secret was right: earlier failures of this address with this name are forgotten, those of the address stay."""
+        self._is_pending = False
+        self._tell("succeeded")
+
+    async def _ask(self, what: str) -> int:
+        answer: int = await self._store.run(_COUNT, self._key, what, *self._terms)
+        return answer
+
+    def _tell(self, what: str) -> None:
+        # Nobody waits for it. The store knows the script since it was asked; and what is lost here ends with its lease.
+        self._store.command("EVALSHA", _COUNT.digest, 1, self._key, what, *self._terms)
+
+
+@lru_cache(1024)
 def _key(address: str) -> str:
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
@@ -73,6 +198,6 @@ def _key(address: str) -> str:
     return f"{{t:{found}}}"
 
 
-def _pair(name: str) -> str:
+def _suffix(name: str) -> str:
     """A name as a suffix of fixed size: what a guesser writes never becomes part of a key."""
-    return ":" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return ":name:" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]

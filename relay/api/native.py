@@ -6,7 +6,6 @@ Promises: HTTP Basic with owner id and token, or with an SMTP user's name and pa
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import Iterable
@@ -19,13 +18,14 @@ from starlette.responses import Response
 
 from relay.accounts.owner import Owner
 from relay.accounts.provisioning import KEEP, UnknownUser
+from relay.accounts.throttle import Attempt
 from relay.accounts.user import MAX_LIMIT, Entry, User
 from relay.api.listing import NO_STORE, answer_pages
 from relay.api.rooms import address_of, rooms_of
 
 Limit = Annotated[int, Field(strict=True, ge=1, le=MAX_LIMIT)] | None
 Status = Literal["Enable", "Disable"]
-Found = TypeVar("Found", Owner, User)
+Found = TypeVar("Found", bound=Owner | User)
 
 
 class Body(BaseModel):
@@ -97,9 +97,9 @@ _user_scheme = _Basic(scheme_name="SmtpUser", description="smtp_user_name and it
 
 
 async def _owner(request: Request, given: Annotated[HTTPBasicCredentials, Depends(_owner_scheme)]) -> Owner:
-    rooms, address, name = rooms_of(request), address_of(request), given.username
-    wait, found = await asyncio.gather(rooms.throttle.check(address, name), rooms.registry.verify_owner(name, given.password))
-    owner = await _admit(request, name, wait, found)
+    rooms, name = rooms_of(request), given.username
+    with rooms.throttle.attempt(address_of(request), name) as attempt:
+        owner = await admit(attempt, await rooms.registry.verify_owner(name, given.password, attempt))
     if not owner.is_enabled:
         raise HTTPException(403, "The owner is disabled")
     return owner
@@ -107,20 +107,18 @@ async def _owner(request: Request, given: Annotated[HTTPBasicCredentials, Depend
 
 async def _user(request: Request, given: Annotated[HTTPBasicCredentials, Depends(_user_scheme)]) -> User:
     rooms, name = rooms_of(request), given.username
-    # One after the other: whoever has to wait gets no slow hash computed.
-    wait = await rooms.throttle.check(address_of(request), name)
-    found = None if wait else await rooms.registry.verify_user(name, given.password)
-    return await _admit(request, name, wait, found)
+    with rooms.throttle.attempt(address_of(request), name) as attempt:
+        return await admit(attempt, await rooms.registry.verify_user(name, given.password, attempt))
 
 
-async def _admit(request: Request, name: str, wait: int, found: Found | None) -> Found:
-    rooms, address = rooms_of(request), address_of(request)
-    if wait:
+async def admit(attempt: Attempt, found: Found | None) -> Found:
+    """End an attempt by what was found: who it is, or the error that answers it."""
+    if wait := attempt.wait:
         raise HTTPException(429, f"Too many failed attempts, retry after {wait} seconds", {"Retry-After": str(wait)})
     if found is None:
-        await rooms.throttle.failed(address, name)
+        await attempt.failed()
         raise HTTPException(401, "Wrong credentials", {"WWW-Authenticate": 'Basic realm="relay", charset="UTF-8"'})
-    await rooms.throttle.succeeded(address, name)
+    attempt.succeeded()
     return found
 
 

@@ -16,9 +16,10 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.security import HTTPBasicCredentials
 from pydantic import BaseModel
 
+from relay.accounts.owner import Owner
 from relay.accounts.user import User
 from relay.api.listing import NO_STORE, answer_pages
-from relay.api.native import _admit, _owner_scheme, _user_scheme
+from relay.api.native import _owner_scheme, _user_scheme, admit
 from relay.api.queue_view import Flushed, QueueCounts, QueueDetail, QueueList, in_full, in_short, owed
 from relay.api.rooms import address_of, rooms_of
 from relay.spool.entry import Entry
@@ -83,17 +84,16 @@ async def _changer(request: Request, given: Annotated[HTTPBasicCredentials, Depe
 
 async def _identify(request: Request, given: HTTPBasicCredentials) -> Reach:
     rooms, name = rooms_of(request), given.username
-    # One after the other: whoever has to wait gets no slow hash computed.
-    wait = await rooms.throttle.check(address_of(request), name)
-    owner = None if wait else await rooms.registry.verify_owner(name, given.password)
-    if owner is not None:
-        owner = await _admit(request, name, wait, owner)
-        if not owner.is_enabled:
-            raise HTTPException(403, "The owner is disabled")
-        return Reach(owner.owner_id)
-    user: User | None = None if wait else await rooms.registry.verify_user(name, given.password)
-    user = await _admit(request, name, wait, user)
-    return Reach(user.owner_id, user.name)
+    with rooms.throttle.attempt(address_of(request), name) as attempt:
+        found: Owner | User | None = await rooms.registry.verify_owner(name, given.password, attempt)
+        if found is None and not attempt.wait:
+            found = await rooms.registry.verify_user(name, given.password)
+        found = await admit(attempt, found)
+    if isinstance(found, User):
+        return Reach(found.owner_id, found.name)
+    if not found.is_enabled:
+        raise HTTPException(403, "The owner is disabled")
+    return Reach(found.owner_id)
 
 
 ByReader = Annotated[Reach, Depends(_reader)]

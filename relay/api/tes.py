@@ -6,7 +6,6 @@ like one that never was, after the same work; guessing tokens is slowed down by 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from fastapi import APIRouter, FastAPI, Request
@@ -50,19 +49,19 @@ async def _serve(call: Call, request: Request) -> Response:
     try:
         fields = tes.read_body(await request.body())
         owner_id, token = tes.read_credentials(fields)
-        address = address_of(request)
-        wait, owner = await asyncio.gather(rooms.throttle.check(address, owner_id), rooms.registry.verify_owner(owner_id, token))
-        if wait:
-            return answer_error(rooms, 429, f"Too many failed attempts, retry after {wait} seconds", {"Retry-After": str(wait)})
-        if owner is None:
-            await rooms.throttle.failed(address, owner_id)
-            # The profile's own shape even here: its document shows it for this very error. What it tells a guesser is that an
-            # owner id exists, which is no secret.
-            claimed = await rooms.registry.find_owner(owner_id)
-            profile = claimed.profile if claimed else ""
-            raise Fault("AuthenticationError", tes.MISMATCH)
+        with rooms.throttle.attempt(address_of(request), owner_id) as attempt:
+            owner = await rooms.registry.verify_owner(owner_id, token, attempt)
+            if wait := attempt.wait:
+                return answer_error(rooms, 429, f"Too many failed attempts, retry after {wait} seconds", {"Retry-After": str(wait)})
+            if owner is None:
+                await attempt.failed()
+                # The profile's own shape even here: its document shows it for this very error. What it tells a guesser is that an
+                # owner id exists, which is no secret.
+                claimed = await rooms.registry.find_owner(owner_id)
+                profile = claimed.profile if claimed else ""
+                raise Fault("AuthenticationError", tes.MISMATCH)
+            attempt.succeeded()
         profile = owner.profile
-        await rooms.throttle.succeeded(address, owner_id)
         if not owner.is_enabled:
             raise Fault("AuthenticationError", OWNER_DISABLED)
         return await _SERVE[call](rooms, owner, fields)

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from relay.cli.door import opened
 from relay.loadkit.sink import Sink
-from relay.supervisor import die_with
+from relay.worker import die_with
 
 HOURLY, TOTAL, MESSAGES = 5, 20, 7
 STARTING = 60.0

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
-import pickle
-import socket
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -17,19 +13,18 @@ import uvloop
 
 from relay.cli.door import Config
 from relay.config import ConfigError, Settings, load
-from relay.daemon import check_doors, run_api, run_retry, run_smtp
+from relay.daemon import check_doors
+from relay.entry import file_shortage
 from relay.session.listener import ListenError
-from relay.spool.fault import SpoolUnavailable
-from relay.store.client import StoreUnavailable
-from relay.supervisor import Role, StartError
+from relay.supervisor import StartError
 from relay.supervisor import serve as supervise
+from relay.worker import Role
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(serve)
     app.command()(check)
-    app.command(hidden=True)(worker)
 
 
 def serve(
@@ -56,39 +51,9 @@ def check(config: Config = None) -> None:
         check_doors(settings)
     except (ConfigError, ListenError) as error:
         _fail(str(error))
+    if short := file_shortage(settings):
+        typer.echo(f"relay: warning: {short}", err=True)
     typer.echo(f"{config or 'defaults'}: OK")
-
-
-def worker(
-    role: Annotated[str, typer.Option()],
-    incarnation: Annotated[str, typer.Option()],
-    ready: Annotated[int, typer.Option()],
-    given: Annotated[int, typer.Option("--settings")],
-    ports: Annotated[str, typer.Option()] = "",
-    sock: Annotated[int, typer.Option("--socket")] = -1,
-) -> None:
-    """One process of a relay; started by `relay serve`, not by hand."""
-    with os.fdopen(given, "rb") as file:
-        settings: Settings = pickle.load(file)  # noqa: S301 - written by our own supervisor, into memory only we share
-
-    def tell() -> None:
-        # What exists now lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-        os.write(ready, b"1")
-
-    try:
-        if role == "smtp":
-            _loop(run_smtp(settings, incarnation, [int(port) for port in ports.split(",")], tell))
-        elif role == "retry":
-            _loop(run_retry(settings, incarnation, tell))
-        else:
-            _loop(run_api(settings, incarnation, socket.socket(fileno=sock), tell))
-    except (ConfigError, ListenError) as error:
-        _fail(str(error))
-    except (StoreUnavailable, SpoolUnavailable) as error:
-        typer.echo(f"relay: {error}", err=True)
-        raise typer.Exit(75) from None
 
 
 def _load(config: Path | None) -> Settings:

@@ -1,7 +1,8 @@
 """One connection of a sink: SMTP from the server's side (RFC 5321), told what to do otherwise by the sink's script.
 
-Promises: data ends at CRLF.CRLF and nowhere else; commands are taken one by one from whatever has come (RFC 2920) and their replies
-leave together; nothing that came before a TLS handshake survives it (RFC 3207 section 4.2). While a script stalls, nothing is done.
+Promises: data ends at CRLF.CRLF and nowhere else, and a chunk where its size says (RFC 3030); commands are taken one by one from whatever
+has come; addresses beyond ASCII are taken only with SMTPUTF8 (RFC 6531); nothing that came before a TLS handshake survives it (RFC 3207
+section 4.2).
 """
 
 from __future__ import annotations
@@ -10,26 +11,24 @@ import asyncio
 import base64
 import binascii
 import hashlib
-import math
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from relay.loadkit.message import identify, unstuff
 from relay.loadkit.received import Received
-from relay.loadkit.script import Action, Stage
+from relay.loadkit.scripted import Scripted
 
 if TYPE_CHECKING:
     from relay.loadkit.sink import Sink
 
 MAX_LINE = 12_288
 """Octets of a command; AUTH lines may be this long (RFC 4954 section 4)."""
-GARBAGE = b"\x16\x03\x01\xff\x00 not a reply\r\n"
 
 _PATH = re.compile(r"(FROM|TO):[ ]?<(?:@[^:>]*:)?([^>]*)>(?: (.*))?", re.IGNORECASE)
-_ENHANCED = re.compile(rb"^(\d{3}[ -])\d\.\d\.\d+ ", re.MULTILINE)
+_CHUNK = re.compile(r"([0-9]{1,15})( +LAST)?", re.IGNORECASE)
 _FEATURE_OF = {
     "SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "RET": "DSN", "ENVID": "DSN", "NOTIFY": "DSN", "ORCPT": "DSN",
 }  # fmt: skip
@@ -40,141 +39,35 @@ RCPT_OK = b"250 2.1.5 Recipient ok\r\n"
 DATA_OK = b"354 End data with <CR><LF>.<CR><LF>\r\n"
 AUTH_OK = b"235 2.7.0 Authentication succeeded\r\n"
 BYE = b"221 2.0.0 Bye\r\n"
+TOO_BIG = b"552 5.3.4 Message too big\r\n"
 
 
-class Conversation(asyncio.Protocol):
+class Conversation(Scripted):
     """One connection."""
 
     def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._manners = sink.manners
-        self._buffer = bytearray()
+        super().__init__(sink)
         self._scanned = 0
-        self._out: list[bytes] = []
-        self._is_held = False
-        self._is_ending = False
-        self._closes = False
         self._in_data = False
+        self._chunk: tuple[int, bool] | None = None
         self._is_secure = False
         self._helo = ""
         self._user = ""
         self._auth: Callable[[bytes], None] | None = None
-        self._pending: Received | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._handshake: asyncio.Task[None] | None = None
         self._reset()
         self._commands: dict[bytes, Callable[[str], None]] = {
             b"HELO": self._on_helo, b"EHLO": self._on_ehlo, b"STARTTLS": self._on_starttls, b"AUTH": self._on_auth,
-            b"MAIL": self._on_mail, b"RCPT": self._on_rcpt, b"DATA": self._on_data, b"RSET": self._on_rset,
+            b"MAIL": self._on_mail, b"RCPT": self._on_rcpt, b"DATA": self._on_data, b"BDAT": self._on_bdat, b"RSET": self._on_rset,
             b"QUIT": self._on_quit, b"NOOP": lambda _: self._say(OK), b"VRFY": lambda _: self._say(b"252 2.5.0 Send some mail\r\n"),
         }  # fmt: skip
 
-    # -- the transport -------------------------------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        self._sink.conversations.add(self)
-        self._sink.intake.connections += 1
-        peer = str((self._transport.get_extra_info("peername") or ("",))[0])
-        self._answer("connect", (peer,), f"220 {self._manners.hostname} ESMTP\r\n".encode("ascii"))
-        self._flush()
-
-    def data_received(self, data: bytes) -> None:
-        """Work through what has come."""
-        self._buffer += data
-        self._work()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Record what will not be answered any more."""
-        self._sink.conversations.discard(self)
-        self._is_ending = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._forgo()
-
-    def abort(self) -> None:
-        """Cut the connection."""
-        self._is_ending = True
-        self._transport.abort()
-
-    def _work(self) -> None:
-        while self._buffer and not self._is_held and not self._is_ending:
-            if not (self._take_message() if self._in_data else self._take_line()):
-                break
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._out:
-            self._transport.write(b"".join(self._out))
-            self._out.clear()
-        if self._closes:
-            self._transport.close()
-
-    def _leave(self) -> None:
-        """Take nothing more; close once what was said has gone out."""
-        self._is_ending = self._closes = True
-
-    def _say(self, reply: bytes, is_verbatim: bool = False) -> None:
-        if not is_verbatim and "ENHANCEDSTATUSCODES" not in self._manners.features:
-            reply = _ENHANCED.sub(rb"\1", reply)
-        self._sink.intake.replies[int(reply[:3])] += 1
-        self._out.append(reply)
-
-    # -- the script ----------------------------------------------------------------------------------------------------------
-
-    def _answer(
-        self, stage: Stage, subjects: Sequence[str], usual: bytes, then: Callable[[], None] | None = None, sender: str | None = None
-    ) -> None:
-        """Reply as the script has it, else as usual; `then` is done where the reply is positive."""
-        script = self._sink.script
-        sender = self._sender or "" if sender is None else sender
-        action = script.decide(stage, subjects, sender, self._sink.random) if script.rules else None
-        if action is None:
-            if then is not None:
-                then()
-            self._say(usual)
-        elif not action.stall:
-            self._act(action, usual, then)
-        else:
-            self._is_held = True
-            if action.stall < math.inf:
-                # A server that thinks does not see its client leave; one that never wakes would keep the dead connection.
-                self._transport.pause_reading()
-                self._timer = asyncio.get_running_loop().call_later(action.stall, self._resume, action, usual, then)
-
-    def _resume(self, action: Action, usual: bytes, then: Callable[[], None] | None) -> None:
-        self._is_held = False
-        self._transport.resume_reading()
-        self._act(action, usual, then)
-        self._work()
-
-    def _act(self, action: Action, usual: bytes, then: Callable[[], None] | None) -> None:
-        reply = action.reply or usual
-        if action.drop == "before":
-            self._forgo()
-        elif action.is_garbage:
-            self._forgo()
-            self._out.append(GARBAGE)
-        else:
-            if reply[:1] in b"23" and then is not None:
-                then()
-            self._pending = None
-            for _ in range(2 if action.is_twice else 1):
-                self._say(reply, is_verbatim=bool(action.reply))
-        if action.drop:
-            self._flush()
-            self.abort()
-        elif action.is_close:
-            self._leave()
-
-    def _forgo(self) -> None:
-        """Record the message that waits for its reply, if any, as unanswered."""
-        if self._pending is not None:
-            message, self._pending = self._pending, None
-            self._sink.intake.add(message, answered=False)
-
     # -- commands ------------------------------------------------------------------------------------------------------------
+
+    def _take(self) -> bool:
+        if self._chunk is not None:
+            return self._take_chunk(*self._chunk)
+        return self._take_message() if self._in_data else self._take_line()
 
     def _take_line(self) -> bool:
         end = self._buffer.find(b"\r\n")
@@ -198,10 +91,11 @@ class Conversation(asyncio.Protocol):
         return True
 
     def _reset(self) -> None:
-        self._sender: str | None = None
+        self._sender = None
         self._mail_params = ""
         self._recipients: list[str] = []
         self._rcpt_params: list[str] = []
+        self._content: bytes | None = None
 
     def _on_helo(self, name: str) -> None:
         self._answer("ehlo", (name,), f"250 {self._manners.hostname}\r\n".encode("ascii"), lambda: self._greeted(name))
@@ -230,7 +124,7 @@ class Conversation(asyncio.Protocol):
             self._say(b"530 5.7.0 Authentication required\r\n")
         elif found is None or found[1].upper() != "FROM":
             self._say(b"501 5.5.4 Syntax: MAIL FROM:<address>\r\n")
-        elif problem := self._check_params(found[3] or ""):
+        elif problem := self._check(found[2], found[3] or "", found[3] or ""):
             self._say(problem)
         else:
             self._answer("mail", (found[2],), MAIL_OK, lambda: self._begin_mail(found[2], found[3] or ""), found[2])
@@ -244,7 +138,7 @@ class Conversation(asyncio.Protocol):
             self._say(b"503 5.5.1 Need MAIL first\r\n")
         elif found is None or found[1].upper() != "TO" or not found[2]:
             self._say(b"501 5.5.4 Syntax: RCPT TO:<address>\r\n")
-        elif problem := self._check_params(found[3] or ""):
+        elif problem := self._check(found[2], found[3] or "", self._mail_params):
             self._say(problem)
         else:
             self._answer("rcpt", (found[2],), RCPT_OK, lambda: self._add_recipient(found[2], found[3] or ""))
@@ -254,7 +148,12 @@ class Conversation(asyncio.Protocol):
         self._recipients.append(sys.intern(address))
         self._rcpt_params.append(sys.intern(params))
 
-    def _check_params(self, params: str) -> bytes:
+    def _check(self, address: str, params: str, mail_params: str) -> bytes:
+        """What is wrong with a path and its parameters, which are of a transaction with these."""
+        if not address.isascii() and "SMTPUTF8" not in mail_params.upper().split():
+            return b"553 5.6.7 Non-ASCII address without SMTPUTF8\r\n"
+        if not address.isprintable():  # what was no UTF-8 is not
+            return b"501 5.1.3 Bad address syntax\r\n"
         for param in params.split():
             key, _, value = param.partition("=")
             key = key.upper()
@@ -262,14 +161,14 @@ class Conversation(asyncio.Protocol):
             if not known:
                 return b"555 5.5.4 Parameter not recognised\r\n"
             if key == "SIZE" and (not value.isdigit() or int(value) > self._manners.max_size):
-                return b"552 5.3.4 Message too big\r\n" if value.isdigit() else b"501 5.5.4 SIZE is a number\r\n"
+                return TOO_BIG if value.isdigit() else b"501 5.5.4 SIZE is a number\r\n"
         return b""
 
     def _on_data(self, rest: str) -> None:
         if rest:
             self._say(b"501 5.5.4 DATA takes no parameter\r\n")
-        elif self._sender is None or not self._recipients:
-            self._say(b"503 5.5.1 No valid recipients\r\n")
+        elif self._sender is None or not self._recipients or self._content is not None:
+            self._say(b"503 5.5.1 No valid recipients, or BDAT was used\r\n")
         else:
             self._answer("data", self._recipients, DATA_OK, self._begin_data)
 
@@ -298,16 +197,60 @@ class Conversation(asyncio.Protocol):
         wire = bytes(buffer[:end])
         del buffer[: end + 3]
         self._in_data = False
-        if end > self._manners.max_size:
-            self._say(b"552 5.3.4 Message too big\r\n")
+        self._end_message(wire, unstuff)
+        return True
+
+    def _end_message(self, wire: bytes, read: Callable[[bytes], bytes]) -> None:
+        if len(wire) > self._manners.max_size:
+            self._say(TOO_BIG)
             self._reset()
-            return True
-        self._pending = self._record(unstuff(wire))
+            return
+        self._pending = self._record(read(wire))
         number = self._sink.intake.answered + 1
         recipients, sender = self._recipients, self._sender
         self._reset()
         self._answer("dot", recipients, b"250 2.0.0 Ok: queued as %d\r\n" % number, self._accept, sender)
+
+    def _on_bdat(self, rest: str) -> None:
+        found = _CHUNK.fullmatch(rest)
+        if "CHUNKING" not in self._manners.features:
+            self._say(b"502 5.5.1 BDAT is not offered\r\n")
+        elif found is None:
+            self._say(b"501 5.5.4 Syntax: BDAT size [LAST]\r\n")
+            self._leave()  # how much of what follows is a chunk nobody knows
+        else:
+            self._chunk = int(found[1]), found[2] is not None
+            if not self._chunk[0]:
+                self._take()  # nothing more need come for it
+
+    def _take_chunk(self, size: int, is_last: bool) -> bool:
+        """Take a whole chunk off the buffer, if it is there; a refused one, too (RFC 3030 section 2)."""
+        if len(self._buffer) < size:
+            return False
+        content = (self._content or b"") + bytes(self._buffer[:size])
+        del self._buffer[:size]
+        self._chunk = None
+        if self._sender is None or not self._recipients:
+            self._say(b"503 5.5.1 No valid recipients\r\n")
+        elif is_last:
+            self._end_message(content, bytes)
+        elif len(content) > self._manners.max_size:
+            self._say(TOO_BIG)
+            self._reset()
+        else:
+            self._keep_chunk(content, size)
         return True
+
+    def _keep_chunk(self, content: bytes, size: int) -> None:
+        """Go on with the transaction where the script does not refuse the chunk, which ends it."""
+        kept, recipients = (self._sender, self._mail_params, self._recipients, self._rcpt_params), self._recipients
+
+        def go_on() -> None:
+            self._sender, self._mail_params, self._recipients, self._rcpt_params = kept
+            self._content = content
+
+        self._reset()
+        self._answer("data", recipients, b"250 2.0.0 %d octets received\r\n" % size, go_on, kept[0])
 
     def _record(self, content: bytes) -> Received:
         id, is_intact = identify(content)

@@ -5,7 +5,7 @@
     rcpt every=10 reply="450 4.2.0 busy"        dot p=0.01 drop          dot first=3 stall=30
     rcpt match=*@bad.example reply="550 5.1.1 no such user"              data stall=forever
 
-Stages      connect ehlo starttls auth mail rcpt data dot rset quit
+Stages      connect ehlo starttls auth mail rcpt data dot rset quit; a chunk of BDAT is data, the last one dot
 Conditions  all must hold; match and sender are looked at first, then first, every and p, which count only what matched
   match=GLOB    the stage's subject: client address, EHLO name, user, sender (mail), recipient (rcpt), any accepted one (data, dot)
   sender=GLOB   the envelope's sender

@@ -17,8 +17,9 @@ from typing import Literal
 from relay.loadkit.conversation import Conversation
 from relay.loadkit.received import Intake, Received
 from relay.loadkit.script import Script
+from relay.loadkit.scripted import Scripted
 
-FEATURES = frozenset({"PIPELINING", "8BITMIME", "SIZE", "DSN", "ENHANCEDSTATUSCODES", "SMTPUTF8"})
+FEATURES = frozenset({"PIPELINING", "8BITMIME", "SIZE", "DSN", "ENHANCEDSTATUSCODES", "SMTPUTF8", "CHUNKING"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Sink:
         self.script = Script() if script is None else script
         self.random = Random(seed)  # noqa: S311 - repeatable on purpose
         self.intake = Intake(on_message)
-        self.conversations: set[Conversation] = set()
+        self.conversations: set[Scripted] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:

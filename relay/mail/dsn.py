@@ -1,8 +1,10 @@
 """Delivery status notifications: what became of a message, written to its sender (RFC 3464), as the sender wished (RFC 3461).
 
 Promises:
-- Nothing that a client or another server said leaves the field it is quoted in: what is not printable ASCII is replaced, and no line
-  is longer than RFC 5321 section 4.5.3.1.6 allows.
+- Nothing that a client or another server said leaves the field it is quoted in: what is not printable is replaced, and no line is longer
+  than RFC 5321 section 4.5.3.1.6 allows.
+- A report is all ASCII, the returned message apart, unless the address it goes to is not: then it goes by SMTPUTF8, and its fields may
+  have UTF-8, too. Other people's addresses that are not ASCII are spelled in it (RFC 6533 section 3).
 - The returned octets are the original's, fields that this relay added included. Only a header section that is not 7-bit, or is broken,
   is encoded (quoted-printable, which RFC 6522 section 4 permits), so that any smarthost can take the report.
 - A report is not answered by a report: null sender, NOTIFY=NEVER.
@@ -25,6 +27,7 @@ from typing import Literal
 from relay.mail.envelope import Envelope, Recipient
 from relay.mail.reply import sanitise
 from relay.mail.trace import MAX_HEADER
+from relay.mail.unitext import KIND, read, spell, to_ascii
 
 Action = Literal["failed", "delayed", "relayed"]
 """What RFC 3464 section 2.3.3 calls it. Never "delivered" or "expanded": a relay has no mailboxes."""
@@ -43,7 +46,7 @@ _SUBJECT: dict[Action, str] = {
     "relayed": "Your message was passed on",
 }
 
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+_NOT_ASCII = re.compile(r"[^\x20-\x7e]")
 _HEX = re.compile(r"\+([2-6][0-9A-F]|7[0-9A-E])")
 _BARE = re.compile(rb"\x00|\r(?!\n)|(?<!\r)\n")
 _MESSAGE_ID = re.compile(rb"^message-id[ \t]*:(?:\r\n(?=[ \t]))?[ \t]*(<[!-;=?-~]{1,400}@[!-;=?-~]{1,400}>)[ \t]*\r$", re.I | re.M)
@@ -74,7 +77,7 @@ class Notification:
     wire: bytes
     """In SMTP wire form: CRLF, dot-stuffed, without the final dot; it needs no fields put before it."""
     is_8bit: bool
-    """It returns 8-bit octets, and must be declared BODY=8BITMIME."""
+    """It has 8-bit octets, and must be declared BODY=8BITMIME."""
 
 
 def is_wanted(envelope: Envelope, recipient: Recipient, action: Action) -> bool:
@@ -88,7 +91,8 @@ def is_wanted(envelope: Envelope, recipient: Recipient, action: Action) -> bool:
 
 def envelope_of(original: Envelope, is_8bit: bool) -> Envelope:
     """The envelope of a report on a message: no RET, no ENVID, NOTIFY=NEVER (RFC 3461 section 6.1)."""
-    return Envelope("", (Recipient(original.sender, "NEVER"),), "8BITMIME" if is_8bit else "")
+    body, is_utf8 = "8BITMIME" if is_8bit else "", not original.sender.isascii()
+    return Envelope("", (Recipient(original.sender, "NEVER"),), body, smtputf8=is_utf8)
 
 
 def compose(
@@ -101,21 +105,21 @@ def compose(
     """
     action = reports[0].action
     assert all(report.action == action for report in reports), "one report tells of one action"
-    hostname = _plain(hostname)
+    hostname, is_utf8 = _plain(hostname), not envelope.sender.isascii()
     header = _header(prefix, wire)
     whole = _whole(envelope, reports, prefix, wire, max_full)
-    returned = _returned(header, whole)
+    status = _lines(_status(envelope, reports, hostname, arrived, is_utf8))
+    kind = "delivery-status" if status.isascii() else "global-delivery-status"
     parts = [
-        b"Content-Type: text/plain; charset=us-ascii\r\n\r\n" + _lines(_text(reports, origin, hostname, arrived, whole is not None)),
-        b"Content-Type: message/delivery-status\r\n\r\n" + _lines(_status(envelope, reports, hostname, arrived)),
-        returned,
+        _prose(_lines(_text(reports, origin, hostname, arrived, whole is not None))),
+        b"Content-Type: message/" + kind.encode("ascii") + b"\r\n" + _encoding(status) + b"\r\n" + status,
+        _returned(header, whole, is_global=envelope.smtputf8 and _is_utf8(header), is_utf8=is_utf8),
     ]
-    is_8bit = not returned.isascii()
     boundary = _boundary(id, parts)
     head = [
         f"Date: {_date(date)}",
         f"From: Mail Delivery System <MAILER-DAEMON@{hostname}>",
-        f"To: <{_plain(envelope.sender)}>",
+        f"To: <{_plain(envelope.sender, is_utf8=is_utf8)}>",
         f"Subject: {_SUBJECT[action]}",
         f"Message-ID: <{_plain(id)}@{hostname}>",
     ]
@@ -123,11 +127,11 @@ def compose(
         name = found[1].decode("ascii")
         head += [f"In-Reply-To: {name}", f"References: {name}"]
     head += ["Auto-Submitted: auto-replied", "MIME-Version: 1.0"]
-    head += [f'Content-Type: multipart/report; report-type=delivery-status;\r\n boundary="{boundary}"']
-    head += ["Content-Transfer-Encoding: 8bit"] if is_8bit else []
+    head += [f'Content-Type: multipart/report; report-type={kind};\r\n boundary="{boundary}"']
     delimiter = b"--" + boundary.encode("ascii")
     body = b"".join(delimiter + b"\r\n" + part + b"\r\n" for part in parts)
-    return Notification(_stuff(_lines([*head, ""]) + body + delimiter + b"--\r\n"), is_8bit)
+    octets = _lines(head) + _encoding(body) + b"\r\n" + body + delimiter + b"--\r\n"
+    return Notification(_stuff(octets), not octets.isascii())
 
 
 def _boundary(id: str, parts: Sequence[bytes]) -> str:
@@ -142,16 +146,15 @@ def _boundary(id: str, parts: Sequence[bytes]) -> str:
 # -- for programs ------------------------------------------------------------------------------------------------------------
 
 
-def _status(envelope: Envelope, reports: Sequence[Report], hostname: str, arrived: float) -> list[str]:
-    """The fields of message/delivery-status (RFC 3464 section 2, RFC 3461 section 6.3)."""
+def _status(envelope: Envelope, reports: Sequence[Report], hostname: str, arrived: float, is_utf8: bool) -> list[str]:
+    """The fields of message/delivery-status (RFC 3464 section 2, RFC 3461 section 6.3, RFC 6533 section 4)."""
     fields = [f"Original-Envelope-Id: {_from_xtext(envelope.envid)}"] if envelope.envid else []
     fields += [f"Reporting-MTA: dns; {hostname}", f"Arrival-Date: {_date(arrived)}"]
     for report in reports:
         fields.append("")
         if report.recipient.orcpt:
-            kind, _, address = report.recipient.orcpt.partition(";")
-            fields.append(f"Original-Recipient: {_plain(kind, 64)}; {_from_xtext(address)}")
-        fields.append(f"Final-Recipient: rfc822; {_plain(report.recipient.address)}")
+            fields.append(f"Original-Recipient: {_original(report.recipient.orcpt, is_utf8)}")
+        fields.append(f"Final-Recipient: {_typed(report.recipient.address, is_utf8)}")
         fields.append(f"Action: {report.action}")
         fields.append(f"Status: {_plain(report.status)}")
         if report.remote:
@@ -165,6 +168,21 @@ def _status(envelope: Envelope, reports: Sequence[Report], hostname: str, arrive
     return fields
 
 
+def _original(orcpt: str, is_utf8: bool) -> str:
+    """ORCPT's type and address."""
+    kind, _, address = orcpt.partition(";")
+    if kind.lower() != KIND:
+        return f"{_plain(kind, 64)}; {_from_xtext(address)}"
+    return f"{KIND}; {_plain(read(address) if is_utf8 else to_ascii(address), is_utf8=is_utf8)}"
+
+
+def _typed(address: str, is_utf8: bool) -> str:
+    """An address with its type; one that is not ASCII is spelled where the report must be (RFC 6533 section 3)."""
+    if address.isascii():
+        return f"rfc822; {_plain(address)}"
+    return f"{KIND}; {_plain(address if is_utf8 else spell(address), is_utf8=is_utf8)}"
+
+
 # -- for people --------------------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +193,8 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     ("2", "The recipient's mailbox cannot take the message now. Please reach the recipient by other means."),
     ("3.4", "The message is too large. Please send it again without large attachments, or in several parts."),
     ("4.7", "It was tried again and again, until its time was up. Please send it again later, or reach the recipient by other means."),
+    ("6.7", "A mail server on the way takes no addresses with letters other than A to Z. Please use another address of the recipient's."),
+    ("6.9", "A mail server on the way takes no header with letters other than A to Z. Please send it again with a plainer subject."),
     ("6", "The form of the message was not accepted. Please send it again in a simpler form, for example as plain text."),
     ("7", "The message was refused by a rule. If you think that is wrong, please ask whoever looks after the refusing server."),
 )
@@ -196,11 +216,18 @@ def _text(reports: Sequence[Report], origin: str, hostname: str, arrived: float,
     }[action]
     lines = [f"This is an automatic message from the mail system at {hostname}.", "", *_wrap(opening)]
     for report in reports:
-        lines += ["", f"<{_plain(report.recipient.address)}>"]
+        lines += ["", f"<{_plain(report.recipient.address, is_utf8=True)}>"]
         lines += _account(report)
     lines += ["", *_wrap(f"If you need help, please write to postmaster@{hostname} and quote the reference {_plain(origin)}.")]
     attached = "your message" if is_whole else "the header of your message"
     return [*lines, "", *_wrap(f"Attached are the details for mail programs, and {attached}.")]
+
+
+def _prose(text: bytes) -> bytes:
+    """The first part: as it is if that is ASCII, else so that any smarthost can take it."""
+    if text.isascii():
+        return b"Content-Type: text/plain; charset=us-ascii\r\n\r\n" + text
+    return b"Content-Type: text/plain; charset=utf-8\r\n" + _QUOTED + b"\r\n" + _quoted(text)
 
 
 def _account(report: Report) -> list[str]:
@@ -247,15 +274,34 @@ def _whole(envelope: Envelope, reports: Sequence[Report], prefix: bytes, wire: b
     return whole if _is_tidy(whole) else None
 
 
-def _returned(header: bytes, whole: bytes | None) -> bytes:
-    """The third part: the whole message, or its header section."""
+def _returned(header: bytes, whole: bytes | None, is_global: bool, is_utf8: bool) -> bytes:
+    """The third part: the whole message, or its header section. `is_global`: the header is one of RFC 6532, which has types of its own."""
     if whole is not None:
-        encoding = b"" if whole.isascii() else b"Content-Transfer-Encoding: 8bit\r\n"
-        return b"Content-Type: message/rfc822\r\n" + encoding + b"\r\n" + whole
-    if header.isascii() and _is_tidy(header):
-        return b"Content-Type: text/rfc822-headers\r\n\r\n" + header
-    head = b"Content-Type: text/rfc822-headers\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
-    return head + b"\r\n".join(_quote(line) for line in header.split(b"\r\n"))
+        return b"Content-Type: message/" + (b"global" if is_global else b"rfc822") + b"\r\n" + _encoding(whole) + b"\r\n" + whole
+    head = b"Content-Type: " + (b"message/global-headers" if is_global else b"text/rfc822-headers") + b"\r\n"
+    if (header.isascii() or (is_global and is_utf8)) and _is_tidy(header):
+        return head + _encoding(header) + b"\r\n" + header
+    return head + _QUOTED + b"\r\n" + _quoted(header)
+
+
+_QUOTED = b"Content-Transfer-Encoding: quoted-printable\r\n"
+
+
+def _encoding(content: bytes) -> bytes:
+    """The field that goes with a content that is not encoded; none says 7bit."""
+    return b"" if content.isascii() else b"Content-Transfer-Encoding: 8bit\r\n"
+
+
+def _is_utf8(octets: bytes) -> bool:
+    """Whether they are UTF-8, and need it."""
+    try:
+        return not octets.isascii() and bool(octets.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def _quoted(octets: bytes) -> bytes:
+    return b"\r\n".join(_quote(line) for line in octets.split(b"\r\n"))
 
 
 def _quote(line: bytes) -> bytes:
@@ -281,9 +327,12 @@ def _stuff(octets: bytes) -> bytes:
 # -- foreign words -----------------------------------------------------------------------------------------------------------
 
 
-def _plain(text: str, limit: int = _LONGEST) -> str:
-    """A foreign value that must keep its spelling: only what may not stand in a field is replaced."""
-    return _UNPRINTABLE.sub("?", text)[:limit]
+def _plain(text: str, limit: int = _LONGEST, *, is_utf8: bool = False) -> str:
+    """A foreign value that must keep its spelling: only what may not stand in a field is replaced. `limit` is in octets."""
+    if not is_utf8 or text.isascii():
+        return _NOT_ASCII.sub("?", text)[:limit]
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return shown.encode()[:limit].decode("utf-8", "ignore")
 
 
 def _flat(text: str) -> str:
@@ -317,4 +366,4 @@ def _wrap(text: str, indent: int = 0) -> list[str]:
 
 
 def _lines(lines: Sequence[str]) -> bytes:
-    return "".join(f"{line}\r\n" for line in lines).encode("ascii")
+    return "".join(f"{line}\r\n" for line in lines).encode()

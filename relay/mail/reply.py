@@ -7,7 +7,7 @@ which is never longer than a client must be able to read.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 LONGEST_LINE = 512
 """Octets of a reply line with its CRLF (RFC 5321 section 4.5.3.1.5)."""
@@ -16,8 +16,7 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 _ENHANCED = re.compile(r"([245])\.([0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """One reply; `detail` is the enhanced code without its class ("7.1"), "" for replies that carry none (3yz, 220 greeting)."""
 
     code: int

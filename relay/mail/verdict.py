@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from relay.mail.envelope import Recipient
 from relay.mail.reply import Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(NamedTuple):
     """The smarthost answered 250 to the final dot for this recipient."""
 
     reply: Reply

@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from relay.quota import audit
 from relay.quota.audit import Audit, Look, Record
@@ -35,8 +35,7 @@ Reason = Literal["unknown", "disabled", "stale", "total", "never", "hourly", "re
 Outcome = Literal["ok", "late", "done", "gone"]
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """Capacity held for one message."""
 
     user: str
@@ -66,8 +65,7 @@ class Refusal:
     """The same as seconds since 1970 by the store's clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What became of a hold."""
 
     outcome: Outcome

@@ -94,7 +94,7 @@ class Attempts:
         return not all(isinstance(verdict, Deferred) and verdict.unreached for verdict in verdicts.values())
 
     async def _forward(self, entry: Entry, message: Message, began: float, flight: Flight) -> Verdicts:
-        envelope = replace(entry.envelope, recipients=tuple(standing.recipient for standing in entry.waiting))
+        envelope = entry.envelope._replace(recipients=tuple(standing.recipient for standing in entry.waiting))
         before_dot = partial(self._before_dot, entry, began, flight)
         terms = Terms(self._rules.patience, is_split=True, patience=self._rules.doubt, before_dot=before_dot)
         attempt = await self._pool.forward(envelope, message, terms)

@@ -1,7 +1,12 @@
 """AUTH (RFC 4954) with PLAIN (RFC 4616) and LOGIN: the exchange, the look-up, the throttle.
 
-Promises: a wrong password and an unknown user get the same reply, not sooner than a fixed time after the exchange; a disabled
-account is told so only to who knows its password; what the store cannot answer is temporary and never a refusal of credentials.
+Promises: a wrong password and an unknown user get the same reply, not sooner than a time after the exchange that is fixed and doubles
+with each failure of the connection; a disabled account, and one with too many connections, is told so only to who knows its password;
+what the store cannot answer is temporary and never a refusal of credentials.
+
+Names and passwords are compared octet by octet. SASLprep (RFC 4616 section 2 asks for it, RFC 4013) is not applied: to what the relay
+generates it does nothing, and what a person brought is to be sent as it was set. It would make several texts one password, by tables
+of Unicode 3.2.
 """
 
 from __future__ import annotations
@@ -27,9 +32,15 @@ ACCEPTED = Reply(235, "7.0", "Authentication successful")
 WRONG = Reply(535, "7.8", "Authentication credentials invalid")
 DISABLED = Reply(525, "7.13", "User account disabled")
 UNAVAILABLE = Reply(454, "7.0", "Temporary authentication failure, try again later")
+CROWDED = Reply(421, "7.0", "Too many connections for this account")
 CANCELLED = Reply(501, "7.0", "Authentication cancelled")
 NOT_BASE64 = Reply(501, "5.2", "Not valid base64")
 TOO_LONG = Reply(500, "5.6", "Authentication exchange line is too long")
+
+SLOWEST = 5.0
+"""Seconds a refusal of credentials may take at most."""
+SHOWN_NAME = 128
+"""Characters of a name that goes on record, as long as the longest there can be."""
 
 
 class Client(Protocol):
@@ -45,6 +56,22 @@ class Credentials:
 
     name: str
     password: str
+    is_possible: bool = True
+    """Whether anybody can have them at all; they are looked up in any case, so that this takes as long as if they were only wrong."""
+
+    @classmethod
+    def of(cls, name: bytes, password: bytes, identity: bytes = b"") -> Credentials:
+        """Read them as they were sent; nobody has any that are not UTF-8 or hold NUL (RFC 4616 section 2), or may act for another."""
+        is_possible = identity in (b"", name) and b"\0" not in name + password
+        try:
+            return cls(name.decode(), password.decode(), is_possible)
+        except UnicodeDecodeError:
+            return cls(name.decode("utf-8", "surrogateescape"), password.decode("utf-8", "surrogateescape"), is_possible=False)
+
+    @property
+    def shown(self) -> str:
+        """The name as it goes on record."""
+        return self.name[:SHOWN_NAME].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 async def exchange(client: Client, mechanism: str, initial: bytes | None) -> Credentials | Reply:
@@ -58,7 +85,7 @@ async def exchange(client: Client, mechanism: str, initial: bytes | None) -> Cre
     password = await _response(client, b"UGFzc3dvcmQ6", None)
     if isinstance(password, Reply):
         return password
-    return Credentials(name.decode("utf-8", "replace"), password.decode("utf-8", "replace"))
+    return Credentials.of(name, password)
 
 
 async def _response(client: Client, challenge: bytes, initial: bytes | None) -> bytes | Reply:
@@ -83,33 +110,41 @@ def _parse_plain(response: bytes) -> Credentials | Reply:
     parts = response.split(b"\0")
     if len(parts) != 3:
         return Reply(501, "5.2", "PLAIN takes authorization identity, name and password")
-    identity, name, password = (part.decode("utf-8", "replace") for part in parts)
-    if identity not in ("", name):
-        return WRONG  # nobody may act for another
-    return Credentials(name, password)
+    identity, name, password = parts
+    return Credentials.of(name, password, identity)
 
 
-async def verify(house: House, id: str, address: str, mechanism: str, claim: Credentials) -> User | Reply:
-    """Whether the claim is true, within the throttle; the user may send."""
+async def verify(house: House, id: str, address: str, mechanism: str, claim: Credentials, failures: int = 0) -> User | Reply:
+    """Whether the claim is true, within the throttle, and the user may have one more connection; `failures` are the connection's so far.
+
+    The user of a connection that is let in is present until the connection says that he leaves.
+    """
     loop = asyncio.get_running_loop()
-    floor = loop.time() + house.rules.failure_floor
+    answered = loop.time() + min(house.rules.failure_floor * 2**failures, SLOWEST)
     try:
-        wait = await house.throttle.check(address, claim.name)
-        user = None if wait else await house.registry.verify_user(claim.name, claim.password)
-        if wait:
-            reply = Reply(454, "7.0", f"Too many failed attempts; retry-after={wait}")
-        elif user is None:
-            await house.throttle.failed(address, claim.name)
-            reply = WRONG
-        elif not user.is_enabled:
-            reply = DISABLED
-        else:
-            house.journal.authenticated(id, user.name, mechanism)
-            return user
+        answer = await _identify(house, address, claim)
+        if isinstance(answer, User) and house.presence is not None and not await house.presence.enter(answer.name):
+            answer = CROWDED
     except (StoreUnavailable, StoreRefused) as error:
         house.report_store(id, error)
-        reply = UNAVAILABLE
-    if reply is WRONG:
-        await asyncio.sleep(floor - loop.time())
-    house.journal.auth_refused(id, claim.name[:128], address, str(reply))
-    return reply
+        answer = UNAVAILABLE
+    if isinstance(answer, User):
+        house.journal.authenticated(id, answer.name, mechanism)
+        return answer
+    if answer is not UNAVAILABLE:
+        await asyncio.sleep(answered - loop.time())
+    house.journal.auth_refused(id, claim.shown, address, str(answer))
+    return answer
+
+
+async def _identify(house: House, address: str, claim: Credentials) -> User | Reply:
+    """Who it is; costs one round trip, and another for a failure."""
+    with house.throttle.attempt(address, claim.name) as attempt:
+        user = await house.registry.verify_user(claim.name, claim.password, attempt)
+        if attempt.wait:
+            return Reply(454, "7.0", f"Too many failed attempts; retry-after={attempt.wait}")
+        if user is None or not claim.is_possible:
+            await attempt.failed()
+            return WRONG
+        attempt.succeeded()
+        return user if user.is_enabled else DISABLED

@@ -33,6 +33,8 @@ PAUSE = 1.0
 class Deposit:
     """The entry of one message, made or not."""
 
+    __slots__ = ("_entry", "_envelope", "_house", "_id", "_units", "_user")
+
     def __init__(self, house: House, user: User, envelope: Envelope, id: str, units: int) -> None:
         self._house = house
         self._user = user

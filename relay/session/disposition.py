@@ -8,8 +8,7 @@ everyone who was not delivered to.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from relay.mail.envelope import Envelope
 from relay.mail.reply import Reply
@@ -19,8 +18,7 @@ from relay.spool.entry import Standing, standing_of
 Outcome = Literal["taken", "rejected", "deferred", "in_doubt"]
 
 
-@dataclass(frozen=True, slots=True)
-class Disposition:
+class Disposition(NamedTuple):
     """The end of a transaction."""
 
     outcome: Outcome
@@ -61,6 +59,11 @@ def dispose_whole(verdicts: Verdicts, id: str) -> Disposition:
 
 def dispose_split(envelope: Envelope, verdicts: Verdicts, id: str) -> Disposition:
     """Decide a message whose recipients may fare differently."""
+    for recipient, verdict in verdicts.items():
+        if not isinstance(verdict, Delivered) or (recipient.notify and not verdict.reports):
+            break
+    else:  # nobody is owed anything
+        return Disposition("taken", Reply(250, "0.0", f"{id} {verdict.reply.text}"))
     failed = [v for v in verdicts.values() if isinstance(v, Failed)]
     if len(failed) == len(verdicts):
         return Disposition("rejected", failed[0].reply, failed=len(failed))

@@ -1,51 +1,68 @@
-"""The engine of one connection: octets in and out, lines, deadlines; aiosmtpd's SMTP with its own loop beneath the commands.
+"""The engine of one connection: octets in and out, lines, messages, deadlines; aiosmtpd's SMTP with its own loop beneath the commands.
 
 Promises:
 - Replies leave in the order of their commands, those of a pipelined group in one write, before the engine waits for input.
-- Lines end at CRLF only; a message is followed by commands only after CRLF.CRLF; nothing that came before TLS counts after it.
+- Lines end at CRLF only; a message is followed by commands only after its end; nothing that came before TLS counts after it.
 - Whatever the client does to the connection, a command that runs is not cancelled by it.
-- A client that is silent too long is told 421 before the connection closes. Input nobody has asked for yet is bounded.
+- A client that is silent too long, or uploads too slowly, holds its connection no longer than its deadline: TimeoutError ends it.
+  Input nobody has asked for yet is bounded, and that of messages is the budget's.
 
-Of aiosmtpd 1.4.6 and asyncio the base class and streams.FlowControlMixin (_paused, _drain_helper) are relied on.
+Of aiosmtpd 1.4.6 only the class is inherited: nothing of it runs. The attributes are slots, of which ten thousand idle connections have
+each their own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
-from asyncio.streams import FlowControlMixin
 from typing import Any, cast
 
 from aiosmtpd.smtp import SMTP
 
 from relay.mail.reply import Reply
-from relay.session.capture import Capture
+from relay.session.budget import Budget
+from relay.session.capture import Capture, Upload
+from relay.session.house import Rules
 from relay.session.transaction import Gone
 
 MAX_LINE = 12_310
 """Octets of a line: what RFC 4954 section 4 asks for AUTH; other commands need less."""
 MAX_BUFFER = 65_536
 HANDSHAKE_TIMEOUT = 30.0
+LINGER = 5.0
+"""Seconds in which the last replies must be read: a connection that is closed is counted no more."""
+SHUTDOWN_TIMEOUT = 5.0
+"""Seconds in which the other side must answer the end of TLS."""
 START_MAIL = b"354 End data with <CR><LF>.<CR><LF>\r\n"
 
 
 class Engine(SMTP):
     """Reads lines and messages, writes replies."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, patience: float) -> None:
-        """`patience` is how many seconds the engine waits for a line, or for the client to read."""
+    __slots__ = (
+        "_budget", "_buffer", "_deadline", "_events", "_excused", "_held", "_is_clogged", "_is_half_closed", "_is_held_back", "_is_lost",
+        "_latest", "_out", "_room", "_rules", "_starving", "_timer", "_transport", "_upload", "_waiter", "is_tls",
+    )  # fmt: skip
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, rules: Rules, budget: Budget) -> None:
         # Not SMTP.__init__, which inspects its own class and looks up the host's name for each connection.
-        FlowControlMixin.__init__(self, loop)
         self._events = loop
-        self._patience = patience
+        self._rules = rules
+        self._budget = budget
         self._transport: asyncio.Transport
         self._buffer = bytearray()
         self._out: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
-        self._capture: Capture | None = None
+        self._upload: Upload | None = None
+        self._held = 0  # octets of this connection in the budget
+        self._starving: asyncio.TimerHandle | None = None
+        self._excused = 0.0  # seconds that an upload had to wait for the budget
         self._deadline = 0.0
+        self._latest = math.inf  # no wait goes beyond it
         self._timer: asyncio.TimerHandle | None = None
-        self._is_lost = self._is_half_closed = self._is_held_back = False
+        self._is_lost = self._is_half_closed = self._is_held_back = self._is_clogged = False
+        self._room: asyncio.Future[None] | None = None
         self.is_tls = False
 
     # -- the transport's side ------------------------------------------------------------------------------------------------
@@ -56,11 +73,10 @@ class Engine(SMTP):
 
     def data_received(self, data: bytes) -> None:
         """Octets came in: of the message, or of commands."""
-        if self._capture is not None:
-            rest = self._capture.feed(data)
+        if self._upload is not None:
+            rest = self._feed(data)
             if rest is None:
                 return
-            self._capture = None
             data = rest
         self._buffer += data
         if len(self._buffer) > MAX_BUFFER and not self._is_held_back:
@@ -77,8 +93,18 @@ class Engine(SMTP):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; a command that runs goes on."""
         self._is_lost = True
-        FlowControlMixin.connection_lost(self, exc)
+        self.resume_writing()
         self._wake()
+
+    def pause_writing(self) -> None:
+        """The client does not read what it is sent."""
+        self._is_clogged = True
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._is_clogged = False
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -92,12 +118,13 @@ class Engine(SMTP):
             raise Gone
         if self._is_held_back:
             self._is_held_back = False
-            self._transport.resume_reading()
-        self._deadline = deadline
-        if self._timer is None or deadline < self._timer.when():
+            if self._starving is None:
+                self._transport.resume_reading()
+        self._deadline = min(deadline, self._latest)
+        if self._timer is None or self._deadline < self._timer.when():
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._events.call_at(deadline, self._on_timer)
+            self._timer = self._events.call_at(self._deadline, self._on_timer)
         self._waiter = self._events.create_future()
         try:
             await self._waiter
@@ -114,40 +141,35 @@ class Engine(SMTP):
         else:
             self._timer = self._events.call_at(self._deadline, self._on_timer)
 
-    # -- in and out ----------------------------------------------------------------------------------------------------------
+    # -- lines in, replies out -----------------------------------------------------------------------------------------------
 
-    async def line(self) -> bytes | None:
-        """The next line without its CRLF, None if it was too long; what was said before is sent before waiting for it."""
+    def whole_line(self) -> bytes | None:
+        """The next line without its CRLF, if it is there already and not too long."""
+        end = self._buffer.find(b"\r\n")
+        if not 0 <= end <= MAX_LINE:
+            return None
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
+        return line
+
+    async def line(self, latest: float = math.inf) -> bytes | None:
+        """The next line without its CRLF, None if it was too long; what was said before is sent before waiting for it.
+
+        Waits for the patience there is with commands, and no longer than `latest` (the loop's time).
+        """
         deadline = 0.0
         is_over = False
         while (end := self._buffer.find(b"\r\n")) < 0:
-            if len(self._buffer) > MAX_LINE:
+            if len(self._buffer) > MAX_LINE + 1:  # the last of them may be the CR of a line that is not too long
                 is_over = True
                 del self._buffer[:-1]
-            await self.flush()
-            deadline = deadline or self._events.time() + self._patience
+            if self._out:
+                await self.flush()
+            deadline = deadline or min(self._events.time() + self._rules.command_timeout, latest)
             await self._wait(deadline)
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 2]
         return None if is_over or end > MAX_LINE else line
-
-    async def message(self, limit: int, patience: float) -> Capture:
-        """Say 354 and read a message to its end, within `patience` seconds; raises Gone or TimeoutError."""
-        capture = self._capture = Capture(limit)
-        rest = capture.feed(bytes(self._buffer))
-        self._buffer.clear()
-        if rest is not None:
-            self._capture = None
-            self._buffer += rest
-        self._out.append(START_MAIL)
-        await self.flush()
-        deadline = self._events.time() + patience
-        try:
-            while self._capture is not None:
-                await self._wait(deadline)
-        finally:
-            self._capture = None
-        return capture
 
     def say(self, reply: Reply) -> None:
         """Put a reply behind those already said."""
@@ -160,12 +182,12 @@ class Engine(SMTP):
         if not self._is_lost:
             self._transport.write(b"".join(self._out))
         self._out.clear()
-        if self._paused and not self._is_lost:  # type: ignore[attr-defined]
-            try:
-                async with asyncio.timeout(self._patience):
-                    await self._drain_helper()  # type: ignore[attr-defined]
-            except ConnectionError:
-                raise Gone from None
+        if self._is_clogged:
+            self._room = self._events.create_future()
+            async with asyncio.timeout_at(min(self._events.time() + self._rules.command_timeout, self._latest)):
+                await self._room
+            if self._is_lost:
+                raise Gone
 
     def leave(self, reply: Reply) -> None:
         """Say a last thing without waiting; who does not read is cut off."""
@@ -173,18 +195,113 @@ class Engine(SMTP):
         if not self._is_lost and not self._transport.is_closing():
             self._transport.write(b"".join(self._out))
         self._out.clear()
-        if self._paused:  # type: ignore[attr-defined]
+        if self._is_clogged:
             self._transport.abort()
 
-    async def start_tls(self, context: ssl.SSLContext) -> None:
-        """Secure the connection; raises Gone if that fails. Input of before is thrown away (RFC 3207 section 4.2)."""
+    # -- messages in ---------------------------------------------------------------------------------------------------------
+
+    async def message(self) -> Capture:
+        """Say 354 and read a message to its end; raises Gone or TimeoutError."""
+        capture = Capture(self._rules.max_message_bytes)
+        self._out.append(START_MAIL)
+        await self.receive(capture, self._events.time() + self._rules.data_deadline)
+        return capture
+
+    async def receive(self, upload: Upload, latest: float) -> None:
+        """Read an upload, or a chunk of it, to its end; raises Gone, or TimeoutError if it is too slow or takes longer than `latest`."""
+        self._upload = upload
+        self._budget.begin(self)
+        try:
+            if self._buffer:
+                data = bytes(self._buffer)
+                self._buffer.clear()
+                if rest := self._feed(data):
+                    self._buffer += rest
+            await self.flush()
+            began, before, self._excused = self._events.time(), upload.octets, 0.0
+            rate, grace = self._rules.min_rate, self._rules.grace
+            due = min(latest, began + grace) if rate else latest
+            while self._upload is not None:
+                try:
+                    await self._wait(due)
+                except TimeoutError:
+                    # Every octet that came has bought its time.
+                    due = min(latest, began + grace + self._excused + (upload.octets - before) / rate) if rate else due
+                    if due <= self._events.time() or self._latest <= self._events.time():
+                        raise
+        finally:
+            self._upload = None
+            self._budget.end(self)
+            self.relieve()
+
+    def _feed(self, data: bytes) -> bytes | None:
+        """Give octets to the upload; returns what follows it once it is complete."""
+        upload = self._upload
+        assert upload is not None
+        rest = upload.feed(data)
+        if upload.is_given_up or upload.is_over:
+            self.release()
+        else:
+            octets = len(data) - len(rest) if rest is not None else len(data)
+            self._held += octets
+            self._budget.take(octets)
+        if rest is not None:
+            self._upload = None
+        return rest
+
+    def release(self) -> None:
+        """The octets of the message are needed no more."""
+        if self._held:
+            held, self._held = self._held, 0
+            self._budget.give_back(held)
+
+    def starve(self) -> None:
+        """The budget has no room: read no more of the upload, and give it up if that lasts."""
+        upload = self._upload
+        if upload is not None and not upload.is_given_up and self._starving is None:
+            self._transport.pause_reading()
+            self._starving = self._events.call_later(self._rules.upload_wait, self._give_up)
+
+    def relieve(self) -> None:
+        """There is room again, or none is needed: read on."""
+        if self._starving is not None:
+            self._excused += self._rules.upload_wait - max(0.0, self._starving.when() - self._events.time())
+            self._starving.cancel()
+            self._starving = None
+            if not self._is_held_back and not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def _give_up(self) -> None:
+        if self._upload is not None:
+            self._upload.give_up()
+            self.release()
+        self.relieve()
+
+    # -- TLS, and the end ----------------------------------------------------------------------------------------------------
+
+    async def start_tls(self, context: ssl.SSLContext, is_first: bool = False) -> None:
+        """Secure the connection; raises Gone if that fails. Input of before is thrown away (RFC 3207 section 4.2).
+
+        Where TLS `is_first`, what has come in is its own, and the first octets of the handshake.
+        """
         await self.flush()
         # No await in between: what the last flight of the handshake brings along is already from inside.
+        early = bytes(self._buffer) if is_first else b""
         self._buffer.clear()
         self._is_held_back = False
         self.is_tls = True
+        patience = min(HANDSHAKE_TIMEOUT, self._latest - self._events.time())
+        if self._is_lost or self._is_half_closed or self._transport.is_closing() or patience <= 0:
+            raise Gone
+        self._transport.pause_reading()
+        start: Any = self._events.start_tls
+        upgrade = self._events.create_task(
+            start(self._transport, self, context, server_side=True, ssl_handshake_timeout=patience, ssl_shutdown_timeout=SHUTDOWN_TIMEOUT)
+        )
         try:
-            upgrade: Any = self._events.start_tls(self._transport, self, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_TIMEOUT)
+            if early:
+                await asyncio.sleep(0)  # from here on the transport's protocol is that of TLS; it begins before it is handed anything
+                self._events.call_soon(_hand_on, self._transport.get_protocol(), early)
             transport = await upgrade
         except (OSError, TimeoutError):  # ssl.SSLError is an OSError
             raise Gone from None
@@ -193,7 +310,20 @@ class Engine(SMTP):
         self._transport = transport
 
     def finish(self) -> None:
-        """Close the connection, after what was written."""
+        """Close the connection, after what was written; who does not read that is cut off."""
         if self._timer is not None:
             self._timer.cancel()
+        self.release()
         self._transport.close()
+        if not self._is_lost and self._transport.get_write_buffer_size():
+            self._events.call_later(LINGER, self._transport.abort)
+
+
+def _hand_on(protocol: Any, octets: bytes) -> None:
+    """Give a protocol octets that came before it was there (asyncio.BufferedProtocol)."""
+    while octets:
+        room = memoryview(protocol.get_buffer(len(octets)))
+        size = min(len(room), len(octets))
+        room[:size] = octets[:size]
+        protocol.buffer_updated(size)
+        octets = octets[size:]

@@ -1,4 +1,4 @@
-"""The arguments of MAIL and RCPT, read strictly (RFC 5321 section 4.1.1, RFC 1870, 6152, 4954, 3461).
+"""The arguments of MAIL and RCPT, read strictly (RFC 5321 section 4.1.1, RFC 1870, 6152, 4954, 3461, 6531, 6533).
 
 Promise: what is accepted has one meaning, and it is the one that is passed on; everything else gets the reply that says why.
 """
@@ -6,18 +6,23 @@ Promise: what is accepted has one meaning, and it is the one that is passed on; 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from relay.mail.address import canonical, parse_path
+from relay.mail.address import canonical, is_qualified, parse_path
 from relay.mail.envelope import Recipient
 from relay.mail.reply import Reply
+from relay.mail.unitext import KIND, is_unitext
 
 SHOWN = 32
 """Characters of an unknown parameter's name that are said back: a command may be longer than a reply (RFC 5321 section 4.5.3.1.5)."""
 
-_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([\x21-\x3c\x3e-\x7e]+))?")
+_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([\x21-\x3c\x3e-\x7e\x80-\U0010ffff]+))?")
 _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
-_ORCPT = re.compile(r"[A-Za-z0-9\-]{1,64};(.+)")
+_PRINTABLE = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+(?:[2-6][0-9A-F]|7[0-9A-E]))*")
+"""Xtext of what a report can repeat (RFC 3461 sections 4.2 and 4.4)."""
+_ORCPT = re.compile(r"([A-Za-z0-9\-]{1,64});(.+)")
+LONGEST_ORCPT = 500
+"""Octets (RFC 3461 section 5 makes room for so many)."""
 _NOTIFY = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 
 # The forms almost every client sends, without parameters; what they do not match is read in full.
@@ -27,8 +32,7 @@ _PLAIN_PATH = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Sender:
+class Sender(NamedTuple):
     """What MAIL said."""
 
     address: str
@@ -36,43 +40,50 @@ class Sender:
     body: str = ""
     ret: str = ""
     envid: str = ""
+    smtputf8: bool = False
 
 
 def parse_mail(argument: bytes, max_size: int) -> Sender | Reply:
-    """Read `FROM:<reverse-path> parameters`."""
+    """Read `FROM:<reverse-path> parameters`; whether the path may have UTF-8 in it, its own parameters say."""
     if argument[:5].upper() == b"FROM:" and (found := _PLAIN_PATH.fullmatch(argument)):
         return Sender(found[1].decode("ascii"))
-    path = _split(argument, b"FROM:", "1.7", "sender")
+    path = _split(argument, b"FROM:", "1.7", "sender", b"SMTPUTF8" in argument.upper().split(b" "))
     if isinstance(path, Reply):
         return path
     address, given = path
-    values: dict[str, str] = {}
+    if not address.isascii() and "SMTPUTF8" not in given:  # the word stood within the path
+        return _not_ascii("sender")
+    size, values = 0, {"body": "", "ret": "", "envid": ""}
     for name, value in given.items():
         match name, value:
             case "SIZE", str() if value.isdigit() and len(value) <= 20:
-                if int(value) > max_size:
+                size = int(value)
+                if size > max_size:
                     return Reply(552, "3.4", f"Message size {value} exceeds the limit of {max_size} octets")
             case "BODY", str() if value.upper() in ("7BIT", "8BITMIME"):
                 values["body"] = value.upper()
+            case "BODY", str() if value.upper() == "BINARYMIME":  # RFC 3030 section 3: only where it is offered
+                return Reply(555, "5.4", "BODY=BINARYMIME: not offered here")
             case "RET", str() if value.upper() in ("FULL", "HDRS"):
                 values["ret"] = value.upper()
-            case "ENVID", str() if len(value) <= 100 and _XTEXT.fullmatch(value):
+            case "ENVID", str() if len(value) <= 100 and _PRINTABLE.fullmatch(value):
                 values["envid"] = value
             case "AUTH", str() if value == "<>" or _XTEXT.fullmatch(value):
                 pass  # RFC 4954 section 5: accepted from every client, trusted from none
-            case (("SIZE" | "BODY" | "RET" | "ENVID" | "AUTH"), _):
+            case "SMTPUTF8", None:
+                pass
+            case (("SIZE" | "BODY" | "RET" | "ENVID" | "AUTH" | "SMTPUTF8"), _):
                 return Reply(501, "5.4", f"Bad value of {name}")
             case _:
                 return Reply(555, "5.4", f"{name[:SHOWN]}: parameter not supported")
-    size = given.get("SIZE")
-    return Sender(address, size=int(size) if size else 0, **values)
+    return Sender(address, size, smtputf8="SMTPUTF8" in given, **values)
 
 
-def parse_rcpt(argument: bytes) -> Recipient | Reply:
-    """Read `TO:<forward-path> parameters`."""
+def parse_rcpt(argument: bytes, smtputf8: bool = False) -> Recipient | Reply:
+    """Read `TO:<forward-path> parameters`; with `smtputf8`, which MAIL asked for, there may be UTF-8 in it."""
     if argument[:3].upper() == b"TO:" and (found := _PLAIN_PATH.fullmatch(argument)):
         return Recipient(found[1].decode("ascii"))
-    path = _split(argument, b"TO:", "1.3", "recipient")
+    path = _split(argument, b"TO:", "1.3", "recipient", smtputf8)
     if isinstance(path, Reply):
         return path
     address, given = path
@@ -83,7 +94,7 @@ def parse_rcpt(argument: bytes) -> Recipient | Reply:
         match name, value:
             case "NOTIFY", str() if _is_notify(value.upper()):
                 notify = value.upper()
-            case "ORCPT", str() if len(value) <= 500 and (parts := _ORCPT.fullmatch(value)) and _XTEXT.fullmatch(parts[1]):
+            case "ORCPT", str() if _is_orcpt(value):
                 orcpt = value
             case (("NOTIFY" | "ORCPT"), _):
                 return Reply(501, "5.4", f"Bad value of {name}")
@@ -92,17 +103,19 @@ def parse_rcpt(argument: bytes) -> Recipient | Reply:
     return Recipient(address, notify, orcpt)
 
 
-def _split(argument: bytes, keyword: bytes, detail: str, what: str) -> tuple[str, dict[str, str | None]] | Reply:
-    """Path and parameters of either command; parameter names in upper case, values as sent."""
+def _split(argument: bytes, keyword: bytes, detail: str, what: str, is_utf8: bool) -> tuple[str, dict[str, str | None]] | Reply:
+    """Path and parameters of either command; parameter names in upper case, values as sent. Only ORCPT's has UTF-8, if any has."""
     if argument[: len(keyword)].upper() != keyword:
         return Reply(501, "5.4", f"Syntax: {keyword.decode()}<address>")
-    try:
-        text = argument[len(keyword) :].lstrip(b" ").decode("ascii")
-    except UnicodeDecodeError:
-        return Reply(553, "6.7", f"Non-ASCII {what} address: SMTPUTF8 is not offered")
-    path = parse_path(text.rstrip(" "))
+    # What is no UTF-8 becomes surrogates, which no address and no value may have.
+    text = argument[len(keyword) :].strip(b" ").decode("utf-8", "surrogateescape")
+    path = parse_path(text, not text.isascii())
     if path is None:
-        return Reply(501, detail, f"Bad {what} address syntax")
+        return Reply(501, detail, f"Bad {what} address syntax") if is_utf8 or text.isascii() else _not_ascii(what)
+    if not is_utf8 and not path[0].isascii():
+        return _not_ascii(what)
+    if path[0] and not is_qualified(path[0]):
+        return Reply(554, "1.8" if what == "sender" else "1.2", f"The {what}'s domain is not fully qualified")  # RFC 6409 section 4.2
     given: dict[str, str | None] = {}
     for word in filter(None, path[1].split(" ")):
         found = _PARAMETER.fullmatch(word)
@@ -111,8 +124,23 @@ def _split(argument: bytes, keyword: bytes, detail: str, what: str) -> tuple[str
         name = found[1].upper()
         if name in given:
             return Reply(501, "5.4", f"{name[:SHOWN]}: given twice")
+        if not word.isascii() and not (is_utf8 and name == "ORCPT"):
+            return Reply(501, "5.4", "Bad parameter syntax")
         given[name] = found[2]
     return path[0], given
+
+
+def _not_ascii(what: str) -> Reply:
+    """An address that needs SMTPUTF8, which MAIL did not ask for (RFC 6531 section 3.5)."""
+    return Reply(553, "6.7", f"Non-ASCII {what} address without SMTPUTF8")
+
+
+def _is_orcpt(value: str) -> bool:
+    """A type and an address in the spelling of that type (RFC 3461 section 4.2, RFC 6533 section 3)."""
+    found = _ORCPT.fullmatch(value)
+    if found is None or len(value.encode("utf-8", "surrogateescape")) > LONGEST_ORCPT:
+        return False
+    return is_unitext(found[2]) if found[1].lower() == KIND else _PRINTABLE.fullmatch(found[2]) is not None
 
 
 def _is_notify(value: str) -> bool:
@@ -124,3 +152,12 @@ def _is_notify(value: str) -> bool:
 def same_mailbox(a: Recipient, b: Recipient) -> bool:
     """Whether two recipients are one mailbox, which is counted and sent to once."""
     return canonical(a.address) == canonical(b.address)
+
+
+_CHUNK = re.compile(rb"([0-9]{1,19})(?: +([Ll][Aa][Ss][Tt]))? *")
+
+
+def parse_bdat(argument: bytes) -> tuple[int, bool] | None:
+    """Read `size [LAST]` (RFC 3030 section 2): the octets of the chunk, and whether it is the last; None is a syntax error."""
+    found = _CHUNK.fullmatch(argument)
+    return (int(found[1]), found[2] is not None) if found else None

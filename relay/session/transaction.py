@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 
 from relay.accounts.user import User
@@ -25,7 +24,7 @@ from relay.mail.reply import Reply
 from relay.mail.verdict import Deferred, Verdicts
 from relay.quota.ledger import Hold, Refusal, Settlement
 from relay.quota.teller import Kept
-from relay.session.capture import Capture, has_bare_newline
+from relay.session.capture import Upload, has_bare_newline
 from relay.session.deposit import Deposit, counted, in_flight
 from relay.session.disposition import Disposition, dispose_split, dispose_whole
 from relay.spool.entry import Standing
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
 STORE_DOWN = Reply(451, "3.0", "Temporary backend failure, try again later")
 SPOOL_DOWN = Reply(452, "3.1", "Insufficient system storage, try again later")
+NO_ROOM = Reply(452, "3.1", "No memory for the message now, try again later")
 CLOSING = Reply(421, "7.0", "Account was changed, closing")
 
 
@@ -57,12 +57,17 @@ class Withheld(Exception):
 class Client(Protocol):
     """What a transaction asks of the connection it came by."""
 
-    async def upload(self) -> Capture:
-        """Say 354 and read the message to its end; raises Gone."""
+    async def upload(self) -> Upload:
+        """Read the message to its end; raises what ends the transaction."""
 
 
 class Transaction:
     """One message of one user."""
+
+    __slots__ = (
+        "_deposit", "_envelope", "_hold", "_hop", "_house", "_is_stale", "_mark", "_message", "_recheck", "_refusal", "_user", "id",
+        "is_forwarding", "is_taken", "refused_for", "units",
+    )  # fmt: skip
 
     def __init__(self, house: House, user: User, envelope: Envelope, id: str, hop: trace.Hop) -> None:
         self._house = house
@@ -96,10 +101,10 @@ class Transaction:
             raise
 
     async def _carry(self, client: Client) -> Reply:
-        capture = await self._upload(client)
+        upload = await self._upload(client)
         if self._hold is None:
             return self._refuse()
-        problem, header = self._inspect(capture)
+        problem, header = self._inspect(upload)
         if problem is not None:
             await self._release("refused")
             return problem
@@ -107,7 +112,7 @@ class Transaction:
             await self._reserve()
             if self._hold is None:
                 return self._refuse()
-        return await self._forward(capture.wire, header)
+        return await self._forward(upload.wire, header)
 
     # -- capacity ------------------------------------------------------------------------------------------------------------
 
@@ -162,7 +167,7 @@ class Transaction:
 
     # -- the message ---------------------------------------------------------------------------------------------------------
 
-    async def _upload(self, client: Client) -> Capture:
+    async def _upload(self, client: Client) -> Upload:
         uploads = self._house.uploads.setdefault(self._user.name, set())
         uploads.add(self)
         if self._house.changes.since(self._user.name, self._mark):  # heard before this could be found to be checked anew
@@ -177,13 +182,15 @@ class Transaction:
                 await asyncio.wait({self._recheck})
                 self._recheck.result()
 
-    def _inspect(self, capture: Capture) -> tuple[Reply | None, trace.Header]:
+    def _inspect(self, upload: Upload) -> tuple[Reply | None, trace.Header]:
         rules = self._house.rules
-        header = trace.read_header(capture.wire, rules.hostname.encode("ascii"))
+        header = trace.read_header(upload.wire, rules.hostname.encode("ascii"))
         problem = None
-        if capture.is_over:
+        if upload.is_given_up:
+            problem = NO_ROOM
+        elif upload.is_over:
             problem = Reply(552, "3.4", f"Message exceeds the limit of {rules.max_message_bytes} octets")
-        elif has_bare_newline(capture.wire):
+        elif has_bare_newline(upload.wire):
             problem = Reply(550, "6.11", "Bare CR or LF in the message; lines end with CRLF (RFC 5321 section 2.3.8)")
         elif header.ours >= rules.max_passes or header.received > trace.MAX_RECEIVED:
             problem = Reply(554, "4.6", "Mail loop: this message has passed here too often")
@@ -192,7 +199,7 @@ class Transaction:
     async def _forward(self, wire: bytes, header: trace.Header) -> Reply:
         house, envelope = self._house, self._envelope
         only = envelope.recipients[0].address if len(envelope.recipients) == 1 else ""
-        self._message = Message(trace.prefix(header, self._hop, self.id, formatdate(), only), wire)
+        self._message = Message(trace.prefix(header, self._hop, self.id, house.date(), only), wire)
         began = time.monotonic()
         self.is_forwarding = True
         try:
@@ -234,13 +241,15 @@ class Transaction:
         if self._house.spool is None:
             return dispose_whole(attempt.verdicts, self.id)
         end = dispose_split(self._envelope, attempt.verdicts, self.id)
+        if not end.standings and not self._deposit.is_made:  # the spool has nothing to do with it
+            return end
         if end.in_doubt:  # on record before anything can come of it
             self._house.journal.in_doubt(self.id, end.in_doubt, str(next(one.reply for one in end.standings if one.in_doubt)))
         try:
             if self._deposit.is_made:
                 await self._amend(end, attempt)
             elif end.standings and not await self._keep(end, attempt):
-                end = replace(end, standings=())
+                end = end._replace(standings=())
         except SpoolUnavailable as error:  # it stands in the spool as it was before the dot, in doubt, and so the message is taken
             self._house.journal.alarm("spool_unavailable", id=self.id, error=str(error))
             end = Disposition("taken", Reply(250, "0.0", f"{self.id} Queued"), standings=self._deposit.standings)

@@ -24,7 +24,7 @@ Put = tuple[Entry, bytes, bytes]
 
 ENTRY = (
     "seq, id, user, owner, kind, origin, sender, body, ret, envid, recipients, size, units, accepted, seal, arrived, due, is_settled, "
-    "attempts, held, claimed_by, lease_end, is_warned"
+    "attempts, held, claimed_by, lease_end, is_warned, smtputf8"
 )
 STANDING = "seq, position, address, notify, orcpt, state, reply, in_doubt"
 CONTENT = "seq, prefix, wire, crc"
@@ -63,7 +63,7 @@ def insert(db: sqlite3.Connection, puts: Sequence[Put]) -> list[None]:
         entries.append((
             seq, entry.id, entry.user, entry.owner, entry.kind, entry.origin, e.sender, e.body, e.ret, e.envid, len(entry.standings),
             entry.size, entry.units, entry.accepted, seal(entry), entry.arrived, entry.due, entry.is_settled, entry.attempts, entry.held,
-            entry.claimed_by, entry.due if entry.claimed_by else 0.0, entry.is_warned,
+            entry.claimed_by, entry.due if entry.claimed_by else 0.0, entry.is_warned, e.smtputf8,
         ))  # fmt: skip
         standings += [
             (seq, position, s.recipient.address, s.recipient.notify, s.recipient.orcpt, s.state, spoken(s.reply), s.in_doubt)
@@ -82,7 +82,7 @@ def checksum(prefix: bytes, wire: bytes) -> int:
 
 
 def seal(entry: Entry) -> int:
-    """The checksum of what never changes in an entry."""
+    """The checksum of what never changes in an entry. What an older relay sealed has the same one."""
     e = entry.envelope
     words = [
         entry.id, entry.user, entry.owner, entry.kind, entry.origin, e.sender, e.body, e.ret, e.envid,
@@ -90,6 +90,8 @@ def seal(entry: Entry) -> int:
     ]  # fmt: skip
     for standing in entry.standings:
         words += (standing.recipient.address, standing.recipient.notify, standing.recipient.orcpt)
+    if e.smtputf8:
+        words.append("SMTPUTF8")
     return zlib.crc32("\0".join(words).encode())
 
 
@@ -187,10 +189,11 @@ def _build(row: Sequence[Any], rows: Sequence[Sequence[Any]], *, is_lenient: boo
     )
     (
         _, id, user, owner, kind, origin, sender, body, ret, envid, _, size, units, accepted, _, arrived, due, is_settled, attempts, held,
-        claimed_by, _, is_warned,
+        claimed_by, _, is_warned, smtputf8,
     ) = row  # fmt: skip
+    envelope = Envelope(sender, tuple(standing.recipient for standing in standings), body, ret, envid, bool(smtputf8))
     return Entry(
-        id, user, owner, Envelope(sender, tuple(standing.recipient for standing in standings), body, ret, envid), standings,
+        id, user, owner, envelope, standings,
         float(arrived), float(due), int(units), int(accepted), bool(is_settled), _known(kind, _KINDS, is_lenient=is_lenient), origin,
         int(attempts), _known(held, _HOLDS, is_lenient=is_lenient), claimed_by, bool(is_warned), int(size),
     )  # fmt: skip

@@ -2,7 +2,8 @@
 
 Promises:
 - A file that is no spool, or one of a newer relay, is refused in one line and not touched.
-- The tables appear in one commit, with the version: a process killed while it creates them leaves nothing half made.
+- The tables appear in one commit, with the version: a process killed while it creates them leaves nothing half made. So does every
+  step from an older version to this one, and what was in the spool is in it after, as it was.
 
 Shape: the content is apart from the entry and written once, so that nothing that changes an entry rewrites a message; every recipient's
 standing is a row. `seq` rises with every entry, so that all rows, and the indices on instants, are appended at the end of their trees:
@@ -15,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from relay.spool.fault import SpoolUnavailable, SpoolUnusable
 
 APPLICATION = 0x52454C59
 """PRAGMA application_id: "RELY"."""
-VERSION = 1
+VERSION = 2
 """PRAGMA user_version."""
 
 PAGE = 8192
@@ -41,7 +42,7 @@ TABLES = (
         sender TEXT NOT NULL, body TEXT NOT NULL, ret TEXT NOT NULL, envid TEXT NOT NULL, recipients INTEGER NOT NULL,
         size INTEGER NOT NULL, units INTEGER NOT NULL, accepted INTEGER NOT NULL, seal INTEGER NOT NULL, arrived REAL NOT NULL,
         due REAL NOT NULL, is_settled INTEGER NOT NULL, attempts INTEGER NOT NULL, held TEXT NOT NULL, claimed_by TEXT NOT NULL,
-        lease_end REAL NOT NULL, is_warned INTEGER NOT NULL)""",
+        lease_end REAL NOT NULL, is_warned INTEGER NOT NULL, smtputf8 INTEGER NOT NULL DEFAULT 0)""",
     """CREATE UNIQUE INDEX entry_id ON entry (id)""",
     """CREATE INDEX entry_due ON entry (due) WHERE held = ''""",
     """CREATE INDEX entry_arrived ON entry (arrived, size) WHERE held = ''""",
@@ -58,6 +59,11 @@ TABLES = (
         id TEXT NOT NULL PRIMARY KEY, user TEXT NOT NULL, units INTEGER NOT NULL, accepted INTEGER NOT NULL, rejected INTEGER NOT NULL)
         WITHOUT ROWID""",
 )
+STEPS = {
+    1: ("ALTER TABLE entry ADD COLUMN smtputf8 INTEGER NOT NULL DEFAULT 0",),
+}
+"""What makes the next version of each older one. A column with a default costs nothing, however many entries there are; and a process of
+the older relay that still has the file open can go on writing to it."""
 
 
 def said(path: Path, error: Exception) -> str:
@@ -132,13 +138,21 @@ def _create(db: sqlite3.Connection, path: Path) -> None:
         return
     if application == APPLICATION and version > VERSION:
         raise SpoolUnusable(f"{path} is of a newer relay: its schema is {version}, this relay knows {VERSION}")
+    if application == APPLICATION and version in STEPS:
+        _commit(db, [statement for step in range(version, VERSION) for statement in STEPS[step]])
+        return
     if application or version or not is_empty:
         raise SpoolUnusable(f"{path} is a database, but no spool: a person must look at it, or move it away")
     db.execute(f"PRAGMA page_size = {PAGE}")
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")
     db.execute("PRAGMA journal_mode = WAL").fetchall()
+    _commit(db, TABLES)
+
+
+def _commit(db: sqlite3.Connection, statements: Sequence[str]) -> None:
+    """Make the tables what this version has, and say so, in one commit."""
     db.execute("BEGIN IMMEDIATE")
-    for statement in TABLES:
+    for statement in statements:
         db.execute(statement)
     db.execute(f"PRAGMA application_id = {APPLICATION}")
     db.execute(f"PRAGMA user_version = {VERSION}")

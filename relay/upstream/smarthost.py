@@ -5,6 +5,7 @@ Promises:
 - Every recipient gets a verdict. Once the final dot is written, anything but a clear reply is doubt.
 - Content is offered to all recipients or to none, unless the terms allow it to be split; what the caller does before the dot is done
   before the first octet of it.
+- What the smarthost has no extension for is not sent to it in another form: who cannot be served without it is told so.
 - The relay's own faults (login, TLS, configuration) are told apart from the message's, and are never permanent.
 - A session is used again only after a transaction that ended as the protocol says.
 """
@@ -15,12 +16,15 @@ import asyncio
 import ssl
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import aiosmtplib
 
 from relay.mail.envelope import Envelope, Recipient
 from relay.mail.reply import Reply, from_upstream
+from relay.mail.trace import is_header_ascii
+from relay.mail.unitext import to_ascii
 from relay.mail.verdict import Deferred, Delivered, Failed, Verdict, Verdicts
 from relay.upstream.conversation import Broken, Conversation
 from relay.upstream.progress import Progress, Stage
@@ -31,6 +35,10 @@ from relay.upstream.terms import Terms
 _OUR_FAULTS = frozenset({500, 502, 503, 504, 530, 534, 535, 538})
 
 WITHHELD = Deferred(Reply(451, "3.0", "Not sent: another recipient was refused"), withheld=True)
+
+_NO_SMTPUTF8 = "the smarthost does not offer SMTPUTF8"
+MAX_ORCPT = 500
+"""Octets of ORCPT that any smarthost with DSN must take (RFC 3461 section 5)."""
 
 WIND_UP = 2.0
 """Seconds in which a session must become fit again after a refusal: the client is waiting for the verdict it already has."""
@@ -44,8 +52,7 @@ class NoSession(Exception):
         self.verdict = replace(verdict, unreached=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What goes out: the fields put before the message, and the message in wire form, dot-stuffed, without its final dot."""
 
     prefix: bytes
@@ -142,16 +149,19 @@ class Smarthost:
         """
         self.messages += 1
         progress.stage = Stage.ENVELOPE
-        if refusal := self._unsuited(message):
-            return dict.fromkeys(envelope.recipients, refusal)
+        if unsuited := self._unsuited(envelope, message):
+            if not terms.is_split or len(unsuited) == len(envelope.recipients):
+                return {**dict.fromkeys(envelope.recipients, WITHHELD), **unsuited}
+            progress.said = unsuited
+        suited = [recipient for recipient in envelope.recipients if recipient not in unsuited] if unsuited else envelope.recipients
         mail = self._mail(envelope, message)
-        rcpts = [self._rcpt(recipient) for recipient in envelope.recipients]
+        rcpts = [self._rcpt(recipient) for recipient in suited]
         pipelining = self.offers("pipelining")
         in_one_flight = pipelining and len(rcpts) == 1
         self._conversation.send(mail, *(rcpts if pipelining else ()), *([b"DATA\r\n"] if in_one_flight else ()),
                                 replies=1 + pipelining * len(rcpts) + in_one_flight)  # fmt: skip
-        accepted: Sequence[Recipient] = envelope.recipients
-        if not await self._hear_envelope(envelope, rcpts, pipelining, progress, terms.is_split):
+        accepted: Sequence[Recipient] = suited
+        if not await self._hear_envelope(suited, rcpts, pipelining, progress, terms.is_split):
             accepted = [recipient for recipient in accepted if recipient not in progress.said]
             if not accepted:
                 await self._wind_up()
@@ -192,30 +202,33 @@ class Smarthost:
         verdict = self._verdict(code, text)
         return {**progress.said, **dict.fromkeys(accepted, verdict)} if progress.said else dict.fromkeys(accepted, verdict)
 
-    async def _hear_envelope(self, envelope: Envelope, rcpts: list[bytes], pipelining: bool, progress: Progress, is_split: bool) -> bool:
+    async def _hear_envelope(
+        self, recipients: Sequence[Recipient], rcpts: list[bytes], pipelining: bool, progress: Progress, is_split: bool
+    ) -> bool:
         """The replies to MAIL and RCPT: whether all were accepted, else progress says who was not, or will not be served."""
         talk = self._conversation
         code, text = await talk.reply()
         if code == 421 and self.messages > 1:  # it had enough of this session, not of the message
             raise Broken(f"closed by the smarthost: {text}")
         if code >= 300:
-            progress.said = dict.fromkeys(envelope.recipients, self._verdict(code, text))
+            progress.said |= dict.fromkeys(recipients, self._verdict(code, text))
             return False
         # Of a message that may not be split nothing is said until all of it can be.
         refused = progress.said if is_split else {}
+        before = len(refused)
         rest: Verdict | None = None if is_split else WITHHELD
-        for heard, (recipient, rcpt) in enumerate(zip(envelope.recipients, rcpts, strict=True)):
+        for heard, (recipient, rcpt) in enumerate(zip(recipients, rcpts, strict=True)):
             code, text = await (talk.reply() if pipelining else talk.ask(rcpt))
-            if code == 552 and len(refused) < heard and "2.2" not in text[:6]:
+            if code == 552 and len(refused) - before < heard and "2.2" not in text[:6]:
                 code = 452  # too many recipients, in the words of RFC 821 (RFC 5321 section 4.5.3.1.10); a full mailbox says 5.2.2
             if code >= 300:
                 refused[recipient] = self._verdict(code, text)
             if code == 421:  # it is closing: nothing more will be answered, and nobody served
                 rest = rest or refused[recipient]
                 break
-        if not refused:
+        if len(refused) == before:
             return True
-        progress.said = {**dict.fromkeys(envelope.recipients, rest), **refused} if rest else refused
+        progress.said = {**dict.fromkeys(recipients, rest), **refused} if rest else refused
         return False
 
     async def _wind_up(self) -> None:
@@ -245,14 +258,28 @@ class Smarthost:
         said = Reply(code if code >= 500 else 451, reply.detail, f"upstream said: {reply.text}")
         return Failed(said) if code >= 500 else Deferred(said)
 
-    def _unsuited(self, message: Message) -> Failed | None:
-        """Whether this smarthost cannot carry the message as it is; it is never changed to fit."""
+    def _unsuited(self, envelope: Envelope, message: Message) -> dict[Recipient, Verdict]:
+        """Whom this smarthost cannot serve with the message as it is, and why; it is never changed to fit."""
+        whole: Failed | None = None
         if not self.offers("8bitmime") and not message.wire.isascii():
-            return Failed(Reply(554, "6.3", "8-bit content, and the smarthost does not offer 8BITMIME"))
+            whole = Failed(Reply(554, "6.3", "8-bit content, and the smarthost does not offer 8BITMIME"))
         limit = self._extensions.get("size", "").strip()
         if limit.isdigit() and 0 < int(limit) < message.size:
-            return Failed(Reply(552, "3.4", f"Message of {message.size} octets exceeds the smarthost's limit of {limit}"))
-        return None
+            whole = Failed(Reply(552, "3.4", f"Message of {message.size} octets exceeds the smarthost's limit of {limit}"))
+        unsuited: dict[Recipient, Verdict] = {} if self.offers("smtputf8") else self._unsuited_to_ascii(envelope, message)
+        return unsuited if whole is None else dict.fromkeys(envelope.recipients, whole)
+
+    def _unsuited_to_ascii(self, envelope: Envelope, message: Message) -> dict[Recipient, Verdict]:
+        """Whom a smarthost without SMTPUTF8 cannot serve (RFC 6531 section 3.5). An extension that was asked for and is not needed,
+        is not missed; a header that was 8-bit without it goes as any other 8-bit content."""
+        if not envelope.sender.isascii():
+            return dict.fromkeys(envelope.recipients, Failed(Reply(550, "6.7", f"Non-ASCII sender address, and {_NO_SMTPUTF8}")))
+        no_address = Failed(Reply(550, "6.7", f"Non-ASCII recipient address, and {_NO_SMTPUTF8}"))
+        unsuited: dict[Recipient, Verdict] = {one: no_address for one in envelope.recipients if not one.address.isascii()}
+        if envelope.smtputf8 and not is_header_ascii(message.wire):
+            no_header = Failed(Reply(554, "6.9", f"UTF-8 in the header, and {_NO_SMTPUTF8}"))
+            return {**dict.fromkeys(envelope.recipients, no_header), **unsuited}
+        return unsuited
 
     def _mail(self, envelope: Envelope, message: Message) -> bytes:
         line = f"MAIL FROM:<{envelope.sender}>"
@@ -260,17 +287,26 @@ class Smarthost:
             line += f" SIZE={message.size}"
         if self.offers("8bitmime") and (envelope.body == "8BITMIME" or not message.wire.isascii()):
             line += " BODY=8BITMIME"
+        if envelope.smtputf8 and self.offers("smtputf8"):
+            line += " SMTPUTF8"
         if self.offers("dsn"):
             line += f" RET={envelope.ret}" if envelope.ret else ""
             line += f" ENVID={envelope.envid}" if envelope.envid else ""
-        return line.encode("ascii") + b"\r\n"
+        return line.encode() + b"\r\n"
 
     def _rcpt(self, recipient: Recipient) -> bytes:
         line = f"RCPT TO:<{recipient.address}>"
         if self.offers("dsn"):
             line += f" NOTIFY={recipient.notify}" if recipient.notify else ""
-            line += f" ORCPT={recipient.orcpt}" if recipient.orcpt else ""
-        return line.encode("ascii") + b"\r\n"
+            orcpt = recipient.orcpt if self.offers("smtputf8") else _orcpt_in_ascii(recipient.orcpt)
+            line += f" ORCPT={orcpt}" if orcpt else ""
+        return line.encode() + b"\r\n"
+
+
+def _orcpt_in_ascii(orcpt: str) -> str:
+    """ORCPT for who has no SMTPUTF8 (RFC 6533 section 3); "" where it would become longer than RFC 3461 section 5 makes room for."""
+    spelled = orcpt if orcpt.isascii() else to_ascii(orcpt)
+    return spelled if len(spelled) <= MAX_ORCPT else ""
 
 
 def _our_fault(detail: str, text: str) -> Deferred:

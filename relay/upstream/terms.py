@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from relay.mail.envelope import Recipient
 from relay.mail.verdict import Verdict, Verdicts
@@ -28,8 +29,7 @@ class Terms:
     """
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """What became of it."""
 
     verdicts: Verdicts

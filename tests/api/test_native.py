@@ -89,6 +89,18 @@ async def test_an_imported_password_beyond_ascii_may_ask_for_usage(http: httpx.A
     assert (await http.get("/api/v1/usage", auth=("billing", "pässwörd: ☃"))).status_code == 200
 
 
+async def test_guesses_at_once_are_no_more_than_may_fail(http: httpx.AsyncClient, tenant: Tenant) -> None:
+    user = await made(http, tenant)
+    for path, name in (("/api/v1/usage", user["smtp_user_name"]), ("/api/v1/users", tenant.owner_id), ("/api/v1/queue", "nobody")):
+        answers = await asyncio.gather(*(http.get(path, auth=(name, f"guess{i}")) for i in range(12)))
+        assert sorted(answer.status_code for answer in answers) == [401] * 5 + [429] * 7
+
+
+async def test_who_knows_the_secret_may_ask_many_times_at_once(http: httpx.AsyncClient, tenant: Tenant) -> None:
+    answers = await asyncio.gather(*(http.get("/api/v1/users", auth=tenant.auth) for _ in range(30)))
+    assert {answer.status_code for answer in answers} == {200}
+
+
 async def test_guessing_is_slowed_down(http: httpx.AsyncClient, tenant: Tenant) -> None:
     user = await made(http, tenant)
     for _ in range(5):

@@ -192,6 +192,11 @@ async def test_errors_can_all_be_sent_with_200(http: httpx.AsyncClient, house: H
     assert (await http.get("/v1.0/nothing")).status_code == 200
 
 
+async def test_guesses_at_once_are_no_more_than_may_fail(http: httpx.AsyncClient, tenant: Tenant) -> None:
+    answers = await asyncio.gather(*(call(http, "listSmtp", {**tenant.body, "token": f"guess{i}"}) for i in range(12)))
+    assert sorted(answer.status_code for answer in answers) == [401] * 5 + [429] * 7
+
+
 async def test_guessing_a_token_is_slowed_down_even_for_the_right_one(http: httpx.AsyncClient, tenant: Tenant, other: Tenant) -> None:
     for _ in range(5):
         assert (await call(http, "listSmtp", {**tenant.body, "token": "guess"})).status_code == 401

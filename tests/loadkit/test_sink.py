@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from relay.loadkit.caller import unverified
-from relay.loadkit.conversation import GARBAGE
 from relay.loadkit.script import Script
+from relay.loadkit.scripted import GARBAGE
 from relay.loadkit.sink import Sink
 from tests.loadkit.conftest import StartSink, Talker
 
@@ -110,6 +110,65 @@ async def test_what_is_switched_off_is_neither_offered_nor_taken(start_sink: Sta
     assert replies == ["555 Parameter not recognised", "250 Sender ok"]
     with pytest.raises(ValueError, match="FROB"):
         Sink(without=["FROB"])
+
+
+async def test_addresses_beyond_ascii_are_taken_with_smtputf8_and_only_so(start_sink: StartSink, talk: Talk) -> None:
+    sink = await start_sink()
+    client = await talk(sink)
+    await client.hear()
+    assert "SMTPUTF8" in (await client.say("EHLO c.example"))[0]
+    replies = await client.say("MAIL FROM:<ü@b.example>", "MAIL FROM:<a@b.example>", "RCPT TO:<ü@d.example>", "RSET")
+    assert [reply[:9] for reply in replies] == ["553 5.6.7", "250 2.1.0", "553 5.6.7", "250 2.0.0"]
+    replies = await client.say("MAIL FROM:<ü@b.example> BODY=8BITMIME smtputf8", "RCPT TO:<用户@例え.example>", "DATA")
+    assert [reply[:3] for reply in replies] == ["250", "250", "354"]
+    await client.say_raw(b"x\r\n.\r\n")
+    assert (sink.messages[0].sender, sink.messages[0].recipients) == ("ü@b.example", ("用户@例え.example",))
+    await client.say("MAIL FROM:<a@b.example> SMTPUTF8")
+    assert (await client.say_raw(b"RCPT TO:<\xfc@d.example>\r\n")).startswith("501 5.1.3")
+    client = await talk(await start_sink(without=["SMTPUTF8"]))
+    await client.hear()
+    replies = await client.say("EHLO c.example", "MAIL FROM:<a@b.example> SMTPUTF8", "MAIL FROM:<ü@b.example> SMTPUTF8")
+    assert "SMTPUTF8" not in replies[0] and [reply[:3] for reply in replies[1:]] == ["555", "555"]
+
+
+CHUNKS = b"BDAT 5\r\n.ab\r\nBDAT 0\r\nBDAT 3 LAST\r\n.\r\n"
+
+
+@pytest.mark.parametrize("step", [1, 7, len(CHUNKS)])
+async def test_a_message_may_come_in_chunks_however_they_are_cut(start_sink: StartSink, talk: Talk, step: int) -> None:
+    sink = await start_sink(keep=True)
+    client = await talk(sink)
+    await client.hear()
+    assert "CHUNKING" in (await client.say("EHLO c.example"))[0]
+    for last in (CHUNKS, CHUNKS.replace(b"BDAT 3 LAST\r\n.\r\n", b"BDAT 0 LAST\r\n")):
+        await client.say("MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>")
+        for start in range(0, len(last), step):
+            client.writer.write(last[start : start + step])
+            await client.writer.drain()
+            await asyncio.sleep(0)
+        assert [(await client.hear())[:9] for _ in range(3)] == ["250 2.0.0"] * 3
+    assert [message.content for message in sink.messages] == [b".ab\r\n.\r\n", b".ab\r\n"]
+
+
+async def test_a_chunk_that_is_refused_is_read_to_its_end_and_ends_the_transaction(start_sink: StartSink, talk: Talk) -> None:
+    sink = await start_sink("data match=bad@* reply='452 4.3.1 full'", max_size=10)
+    client = await talk(sink)
+    await client.hear()
+    await client.say("EHLO c.example")
+    assert (await client.say_raw(b"BDAT 6 LAST\r\nQUIT\r\n")).startswith("503")
+    await client.say("MAIL FROM:<a@b.example>", "RCPT TO:<bad@d.example>")
+    assert (await client.say_raw(b"BDAT 6\r\nQUIT\r\n")).startswith("452")
+    assert (await client.say_raw(b"BDAT 6 LAST\r\nQUIT\r\n")).startswith("503")
+    for reply, line in (("250", b"BDAT 6\r\nQUIT\r\n"), ("503", b"DATA\r\n"), ("552", b"BDAT 6\r\nQUIT\r\n")):
+        if reply == "250":
+            await client.say("MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>")
+        assert (await client.say_raw(line)).startswith(reply)
+    assert (await client.say("MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>"))[1].startswith("250")
+    assert (await client.say_raw(b"BDAT x\r\n")).startswith("501")
+    assert await client.hear() == "" and sink.messages == []
+    client = await talk(await start_sink(without=["CHUNKING"]))
+    await client.hear()
+    assert (await client.say("BDAT 0 LAST"))[0].startswith("502")
 
 
 @pytest.mark.parametrize("mechanism", ["auth_plain", "auth_login"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import email
 import email.policy
+import quopri
 from dataclasses import replace
 from email.message import EmailMessage
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -31,10 +32,11 @@ EIGHT = WIRE.replace(b"The figures", "Die Zahlen für März".encode()).replace(b
 
 
 def write(
-    *reports: Report, ret: str = "", envid: str = "", prefix: bytes = PREFIX, wire: bytes = WIRE, max_full: int = 10_000
-) -> Notification:
+    *reports: Report, ret: str = "", envid: str = "", prefix: bytes = PREFIX, wire: bytes = WIRE, max_full: int = 10_000,
+    sender: str = "alice@app.example", smtputf8: bool = False,
+) -> Notification:  # fmt: skip
     """A report on a message of Alice's."""
-    envelope = Envelope("alice@app.example", tuple(report.recipient for report in reports), ret=ret, envid=envid)
+    envelope = Envelope(sender, tuple(report.recipient for report in reports), ret=ret, envid=envid, smtputf8=smtputf8)
     return compose(
         envelope, reports, id="report1", origin="origin1", hostname="relay.example", arrived=ARRIVED, date=NOW, prefix=prefix, wire=wire,
         max_full=max_full,
@@ -57,10 +59,7 @@ def returned(notification: Notification) -> bytes:
     head, _, body = part.partition(b"\r\n\r\n")
     assert body.endswith(b"\r\n") or not body
     if b"quoted-printable" in head:
-        decoded = email.message_from_bytes(head.lstrip(b"\r\n").replace(b"rfc822-headers", b"plain") + b"\r\n\r\n" + body)
-        content = decoded.get_payload(decode=True)
-        assert isinstance(content, bytes)
-        return content
+        return quopri.decodestring(body)
     return body
 
 
@@ -82,6 +81,11 @@ SEVERAL = (
     Report(Recipient("erin@dest.example"), "failed", "5.7.1", "", "mx.dest.example"),
 )  # fmt: skip
 
+YONG = Recipient("用户@例え.example", orcpt="utf-8;用户+tag@例え.example".replace("+", "\\x{2B}"))
+UTF8 = (Report(YONG, "failed", "5.1.1", "550 5.1.1 No such user here", "mx.dest.example", NOW), FAILED)
+NO_UTF8 = Report(Recipient("bób@dest.example"), "failed", "5.6.7", "550 5.6.7 Non-ASCII recipient address", "", NOW)
+INTERNATIONAL: dict[str, Any] = {"sender": "älice@app.example", "smtputf8": True}
+
 CASES = {
     "failed": lambda: write(FAILED),
     "failed_whole": lambda: write(FAILED, ret="FULL"),
@@ -90,6 +94,11 @@ CASES = {
     "failed_several": lambda: write(*SEVERAL, envid="QQ+2B314+3D159"),
     "delayed": lambda: write(DELAYED, ret="FULL"),
     "relayed": lambda: write(RELAYED, ret="FULL"),
+    "utf8_to_ascii": lambda: write(*UTF8, smtputf8=True, wire=EIGHT),
+    "utf8_to_ascii_whole": lambda: write(NO_UTF8, ret="FULL", smtputf8=True, wire=EIGHT),
+    "utf8_to_utf8": lambda: write(*UTF8, wire=EIGHT, **INTERNATIONAL),
+    "utf8_to_utf8_whole": lambda: write(NO_UTF8, ret="FULL", wire=EIGHT, **INTERNATIONAL),
+    "utf8_to_utf8_of_ascii": lambda: write(FAILED, **INTERNATIONAL),
 }
 
 
@@ -103,17 +112,24 @@ def test_a_mail_program_finds_the_three_parts_of_every_report(case: str) -> None
     notification = CASES[case]()
     message = parse(notification)
     assert message.get_content_type() == "multipart/report"
-    assert message["Content-Type"].params["report-type"] == "delivery-status"
-    assert message["To"].addresses[0].addr_spec == "alice@app.example"
+    assert message["Content-Type"].params["report-type"] == message.get_payload(1).get_content_subtype()  # type: ignore[union-attr]
+    is_global = b"Content-Type: message/global-delivery-status" in notification.wire
+    assert is_global == (case in ("utf8_to_utf8", "utf8_to_utf8_whole"))
+    if "to_utf8" not in case:
+        assert message["To"].addresses[0].addr_spec == "alice@app.example"
     assert message["From"].addresses[0].addr_spec == "MAILER-DAEMON@relay.example"
     assert message["Auto-Submitted"] == "auto-replied"
     assert message["Message-ID"] == "<report1@relay.example>"
     assert message["In-Reply-To"] == message["References"] == "<figures@app.example>"
     text, status, original = message.iter_parts()
     assert text.get_content_type() == "text/plain"
-    assert status.get_content_type() == "message/delivery-status"
-    assert original.get_content_type() == ("message/rfc822" if "whole" in case else "text/rfc822-headers")
-    assert notification.is_8bit == (case == "failed_whole_8bit") == (not notification.wire.isascii())
+    assert status.get_content_type() == ("message/global-delivery-status" if is_global else "message/delivery-status")
+    kinds = ("message/rfc822", "text/rfc822-headers")
+    if "utf8" in case and "of_ascii" not in case:
+        kinds = ("message/global", "message/global-headers")
+    assert original.get_content_type() == kinds["whole" not in case]
+    is_8bit = case in ("failed_whole_8bit", "utf8_to_ascii_whole") or "to_utf8" in case
+    assert notification.is_8bit == is_8bit == (not notification.wire.isascii())
 
 
 def test_the_fields_for_programs_tell_what_was_asked_and_what_happened() -> None:
@@ -131,6 +147,33 @@ def test_the_fields_for_programs_tell_what_was_asked_and_what_happened() -> None
     assert "Remote-MTA" not in dora and "Original-Recipient" not in dora
     assert "Diagnostic-Code" not in erin and "Last-Attempt-Date" not in erin
     assert all(group["Action"] == "failed" and "Will-Retry-Until" not in group for group in (carol, dora, erin))
+
+
+def test_an_address_that_is_not_ascii_is_spelled_where_the_report_must_be_and_written_where_it_need_not() -> None:
+    spelled, written = write(*UTF8, smtputf8=True).wire, write(*UTF8, **INTERNATIONAL).wire
+    assert b"\r\nFinal-Recipient: utf-8; \\x{7528}\\x{6237}@\\x{4F8B}\\x{3048}.example\r\n" in spelled
+    assert b"\r\nOriginal-Recipient: utf-8; \\x{7528}\\x{6237}\\x{2B}tag@\\x{4F8B}\\x{3048}.example\r\n" in spelled
+    assert "\r\nFinal-Recipient: utf-8; 用户@例え.example\r\n".encode() in written
+    assert "\r\nOriginal-Recipient: utf-8; 用户+tag@例え.example\r\n".encode() in written
+    for wire in (spelled, written):  # what is ASCII stays as it always was
+        assert b"\r\nFinal-Recipient: rfc822; bob@dest.example\r\n" in wire
+    for notification in (write(*UTF8, smtputf8=True), write(*UTF8, **INTERNATIONAL)):
+        text = next(iter(parse(notification).iter_parts()))
+        assert "\n<用户@例え.example>\n" in text.get_content().replace("\r\n", "\n")
+
+
+def test_a_header_that_is_no_utf8_although_it_was_said_to_be_is_returned_as_before() -> None:
+    latin = WIRE.replace(b"The figures", "März".encode("latin-1"))
+    for whole, kind in (("FULL", b"message/rfc822"), ("HDRS", b"text/rfc822-headers")):
+        notification = write(FAILED, ret=whole, wire=latin, **INTERNATIONAL)
+        assert b"\r\nContent-Type: " + kind + b"\r\n" in notification.wire and b"message/global" not in notification.wire
+        assert "Subject: März".encode("latin-1") in returned(notification)
+
+
+def test_a_report_to_an_address_that_is_not_ascii_goes_by_smtputf8() -> None:
+    original = Envelope("älice@app.example", (BOB,), "8BITMIME", "FULL", "x", smtputf8=True)
+    assert envelope_of(original, True) == Envelope("", (Recipient("älice@app.example", "NEVER"),), "8BITMIME", smtputf8=True)
+    assert envelope_of(original._replace(sender="alice@app.example"), False) == Envelope("", (Recipient("alice@app.example", "NEVER"),))
 
 
 def test_only_a_delayed_report_says_until_when_it_is_tried_and_that_nothing_need_be_done() -> None:

@@ -37,40 +37,47 @@ def test_what_others_say_stays_in_the_field_that_quotes_it(
         envelope, reports, id="report1", origin=origin, hostname=hostname, arrived=0.0, date=2.0, prefix=b"", wire=b"A: b\r\n\r\nc\r\n"
     )
     wire = notification.wire
-    assert wire.isascii() and not notification.is_8bit
+    assert notification.is_8bit == (not wire.isascii())
+    assert wire.isascii() or not sender.isascii()  # the only one that may be written to in UTF-8
     check_wire(wire)
-    assert re.findall(rb"[^\x20-\x7e\r\n\t]", wire) == []
+    assert [letter for letter in wire.decode() if not letter.isprintable() and letter not in "\r\n\t"] == []
     head, *parts = re.split(rb"\r\n--=_report1_\d+(?:--)?\r\n", wire)
-    assert [line.partition(b":")[0].decode() for line in head.split(b"\r\n") if line[:1] not in b" \t"] == HEAD
+    names = [line.partition(b":")[0].decode() for line in head.split(b"\r\n") if line[:1] not in b" \t"]
+    assert names == HEAD + ["Content-Transfer-Encoding"] * (not b"".join(parts).isascii())
     assert len(parts) == 4 and parts[3] == b""
-    lines = parts[1].split(b"\r\n")
-    assert {line.partition(b":")[0].decode().lower() for line in lines[2:] if line and line[:1] != b" "} <= FIELDS
+    top, _, fields = parts[1].partition(b"\r\n\r\n")
+    is_global = b"Content-Type: message/global-delivery-status" in top
+    assert is_global == (not fields.isascii()) == (b"report-type=global-delivery-status;" in head)
+    lines = fields.split(b"\r\n")
+    assert {line.partition(b":")[0].decode().lower() for line in lines if line and line[:1] != b" "} <= FIELDS
     assert sum(line.startswith(b"Final-Recipient:") for line in lines) == len(reports)
     assert sum(line.startswith(b"Action: failed") for line in lines) == len(reports)
 
 
-SPECIAL = [b".", b"..", b"--=_report1_1", b"x" * 1100]
 LINE = st.binary(max_size=30).map(lambda line: re.sub(rb"[\r\n]", b"", line)) | st.sampled_from(
-    [b".", b"..", b"--=_report1_1", b"x" * 1100]
+    [b".", b"..", b"--=_report1_1", b"x" * 1100, "Subject: größer".encode()]
 )
 HEADER = st.lists(LINE.filter(bool), max_size=6)
 
 
-@given(HEADER, st.lists(LINE, max_size=6), st.booleans())
-def test_what_is_returned_is_the_original(header: list[bytes], body: list[bytes], is_full: bool) -> None:
+@given(HEADER, st.lists(LINE, max_size=6), st.booleans(), st.booleans(), st.sampled_from(["alice@app.example", "älice@app.example"]))
+def test_what_is_returned_is_the_original(header: list[bytes], body: list[bytes], is_full: bool, is_utf8: bool, sender: str) -> None:
     top = b"".join(line + b"\r\n" for line in header)
     plain = top + b"\r\n" + b"".join(line + b"\r\n" for line in body)
     stuffed = re.sub(rb"(\A|\r\n)\.", rb"\1..", plain)
     bob = Recipient("bob@dest.example")
     notification = compose(
-        Envelope("alice@app.example", (bob,), ret="FULL" if is_full else "HDRS"), [Report(bob, "failed", "5.1.1", "550 no")], id="report1",
-        origin="origin1", hostname="relay.example", arrived=0.0, date=1.0, prefix=b"", wire=stuffed,
+        Envelope(sender, (bob,), ret="FULL" if is_full else "HDRS", smtputf8=is_utf8), [Report(bob, "failed", "5.1.1", "550 no")],
+        id="report1", origin="origin1", hostname="relay.example", arrived=0.0, date=1.0, prefix=b"", wire=stuffed,
     )  # fmt: skip
     check_wire(notification.wire)
     assert notification.is_8bit == (not notification.wire.isascii())
     is_tidy = b"\0" not in plain and max(map(len, plain.split(b"\r\n"))) <= 998
     whole = is_full and is_tidy
-    assert notification.is_8bit == (whole and not plain.isascii())
+    if sender.isascii():
+        assert notification.is_8bit == (whole and not plain.isascii())
+    if b"message/global" in notification.wire:
+        assert is_utf8 and top.decode() and not top.isascii()
     if parse(notification).get_boundary() == "=_report1_1":
         assert returned(notification) == (plain if whole else top)
 

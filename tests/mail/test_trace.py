@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.mail.trace import Header, Hop, prefix, read_header
+from relay.mail.trace import Header, Hop, is_header_ascii, prefix, read_header
 
 HOST = b"relay.example"
 DATE = "Thu, 01 Jan 1970 00:00:00 -0000"
@@ -85,6 +85,35 @@ def test_what_is_put_before_a_message_is_whole_fields_and_nothing_else(
     expected = ["Received"] + ["Date"] * (not has_date) + ["Message-ID"] * (not has_id) + ["Subject"] * has_header
     assert parsed.keys() == expected
     assert parsed.get_payload() == ("body\r\n" if has_header else "Subject: x\r\n\r\nbody\r\n")
+
+
+HEADER = Header(0, 0, True, True, True)
+
+
+def test_a_recipient_beyond_ascii_is_named_in_a_message_that_came_with_smtputf8_and_in_no_other() -> None:
+    hop = Hop("client.example", "192.0.2.1", "relay.example", "UTF8SMTPSA")
+    assert "\r\n\tfor <用户@例え.example>;\r\n".encode() in prefix(HEADER, hop, "id1", DATE, "用户@例え.example")
+    assert b"\r\n\tby relay.example with UTF8SMTPSA id id1\r\n\tfor <to@d.example>;\r\n" in prefix(HEADER, hop, "id1", DATE, "to@d.example")
+    plain = prefix(HEADER, HOP, "id1", DATE, "用户@例え.example")
+    assert plain == prefix(HEADER, HOP, "id1", DATE) and plain.isascii()
+
+
+@pytest.mark.parametrize(
+    ("wire", "is_ascii"),
+    [
+        (b"Subject: x\r\n\r\nbody\r\n", True),
+        ("Subject: x\r\n\r\nbödy\r\n".encode(), True),
+        ("Subject: ü\r\n\r\nbody\r\n".encode(), False),
+        ("X: y\r\n ü\r\n\r\n".encode(), False),
+        ("X: ü\r\n".encode(), False),
+        ("\r\nSubject: ü\r\n".encode(), True),
+        ("bödy: x\r\n\r\n".encode(), True),
+        (b"X: y\r\n" * 100_000 + "Z: ü\r\n\r\n".encode(), False),
+    ],
+    ids=["none", "body", "field", "fold", "no body", "no header", "no field", "late"],
+)
+def test_8_bit_octets_are_found_in_the_header_section_and_only_there(wire: bytes, is_ascii: bool) -> None:
+    assert is_header_ascii(wire) is is_ascii
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,15 @@ def test_the_entry_of_a_report_is_its_users_and_owners_and_uncharged() -> None:
     assert report.envelope.body == "8BITMIME" and not wire.isascii()
 
 
+@pytest.mark.parametrize(("sender", "is_utf8"), [("alice@app.example", False), ("älice@app.example", True)])
+def test_a_report_goes_by_smtputf8_if_the_address_it_goes_to_needs_it(sender: str, is_utf8: bool) -> None:
+    one = standing("bób", "failed", REFUSED)
+    entry = spooled(one, sender=sender)
+    [(report, _, wire)] = tell(replace(entry, envelope=entry.envelope._replace(smtputf8=True)), (one,)).reports
+    assert report.envelope == Envelope("", (Recipient(sender, "NEVER"),), "8BITMIME" if is_utf8 else "", smtputf8=is_utf8)
+    assert wire.isascii() != is_utf8 and report.size == len(wire)
+
+
 def test_what_the_smarthost_said_and_what_the_relay_found_are_told_apart() -> None:
     theirs, ours = standing("bob", "failed", REFUSED), standing("erin", "failed", LATE, in_doubt=True)
     [(_, _, wire)] = tell(spooled(theirs), (theirs,)).reports

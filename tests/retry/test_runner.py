@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.mail.envelope import Recipient
+from relay.mail.envelope import Envelope, Recipient
 from relay.quota.ledger import key
 from relay.spool.entry import Standing
 from relay.store.client import Store
@@ -61,6 +61,45 @@ async def test_a_refusal_becomes_a_report_to_the_sender_in_the_commit_that_ends_
     (reported,) = bench.events("reported")
     assert (reported["id"], reported["action"], reported["recipients"]) == ("m.1", "failed", ["to@example.net"])
     assert await bench.taken() == 1
+
+
+UTF8 = ("用户@例え.example", "ascii@example.net")
+
+
+@pytest.mark.parametrize("has_smtputf8", [True, False])
+async def test_what_needs_smtputf8_is_sent_with_it_or_reported(bench: Bench, retrying: Starting, has_smtputf8: bool) -> None:
+    features = bench.sink.manners.features - (set() if has_smtputf8 else {"SMTPUTF8"})
+    bench.sink.manners = replace(bench.sink.manners, keep=True, features=features)
+    envelope = Envelope("app@example.com", tuple(map(Recipient, UTF8)), smtputf8=True)
+    await bench.put(*UTF8, envelope=envelope)
+    async with retrying():
+        await bench.until_gone()
+    first, *rest = bench.sink.messages
+    assert first.recipients == (UTF8 if has_smtputf8 else UTF8[1:])
+    assert ("SMTPUTF8" in first.mail_params) == has_smtputf8
+    assert len(rest) == (not has_smtputf8) and await bench.taken() == 1
+    for report in rest:
+        assert report.recipients == ("app@example.com",) and report.content is not None and report.content.isascii()
+        assert b"Final-Recipient: utf-8; \\x{7528}\\x{6237}@\\x{4F8B}\\x{3048}.example\r\n" in report.content
+        assert b"\r\nStatus: 5.6.7\r\n" in report.content
+
+
+async def test_a_report_that_needs_smtputf8_waits_for_a_person_where_the_smarthost_has_none(bench: Bench, retrying: Starting) -> None:
+    features = bench.sink.manners.features
+    bench.sink.manners = replace(bench.sink.manners, keep=True, features=features - {"SMTPUTF8"})
+    await bench.put(envelope=Envelope("äpp@example.com", (Recipient("to@example.net"),), smtputf8=True))
+    async with retrying():
+        await bench.until(lambda: bool(bench.events("dsn_undeliverable")))
+        assert bench.sink.messages == []
+    bench.sink.manners = replace(bench.sink.manners, features=features)
+    [report] = [entry async for page in bench.spool.pages() for entry in page]
+    assert (report.kind, report.held, report.envelope.smtputf8) == ("dsn", "undeliverable", True)
+    assert await bench.spool.unhold(report.id)
+    async with retrying():
+        await bench.until_gone()
+    [sent] = bench.sink.messages
+    assert sent.recipients == ("äpp@example.com",) and "SMTPUTF8" in sent.mail_params
+    assert sent.content is not None and "\r\nTo: <äpp@example.com>\r\n".encode() in sent.content
 
 
 @pytest.mark.parametrize(("notify", "sender", "reason"), [

@@ -7,7 +7,7 @@ import base64
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,14 +29,19 @@ from relay.quota.ledger import CHANGES, Ledger
 from relay.quota.limit import Rules as QuotaRules
 from relay.quota.table import Charge, Table
 from relay.quota.teller import Teller
-from relay.session.house import Door, House, Rules
+from relay.session.certificate import Certificate
+from relay.session.door import Door
+from relay.session.house import House, Rules
 from relay.session.listener import Listeners, bind
 from relay.session.protocol import Protocol
+from relay.session.proxy import Balancers
+from relay.session.ticket import Tickets
 from relay.spool.spool import Spool
 from relay.store.client import Store
 from relay.upstream.pool import Pool
 from relay.upstream.route import Route
 from relay.upstream.terms import Terms
+from tests.certificate import write_pair
 
 HOSTNAME = "relay.example"
 
@@ -215,6 +220,7 @@ class Worker:
     def only(self) -> Protocol:
         """The relay's side of the only connection there is."""
         (protocol,) = self.house.connections
+        assert isinstance(protocol, Protocol)
         return protocol
 
 
@@ -236,16 +242,22 @@ def trust(authority: trustme.CA) -> ssl.SSLContext:
 
 
 @pytest.fixture(scope="session")
-def certificate(authority: trustme.CA) -> ssl.SSLContext:
-    """A server's context for localhost."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-    return context
+def certificate(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """A certificate for localhost, as the daemon reads it."""
+    return Certificate(*write_pair(authority, tmp_path_factory.mktemp("pair")), Tickets.fresh())
+
+
+def doors_of(certificate: Certificate) -> dict[str, Door]:
+    """The doors of a worker of the tests."""
+    return {
+        "plain": Door(1, "none", auth_without_tls=True), "clear": Door(2, "none"),
+        "starttls": Door(3, "starttls", context=certificate.context), "implicit": Door(4, "implicit", context=certificate.context),
+    }  # fmt: skip
 
 
 @pytest.fixture
-def open_worker(store: Store, place: Path, trust: ssl.SSLContext, certificate: ssl.SSLContext) -> Opening:
-    """Opens a worker: `rules`, `quota` and `route` change single fields, `sink` is the smarthost's keywords, `is_spooling` a spool."""
+def open_worker(store: Store, place: Path, trust: ssl.SSLContext, certificate: Certificate) -> Opening:
+    """Opens a worker: `rules`, `quota` and `route` change single fields, `sink` the smarthost's keywords."""
 
     @asynccontextmanager
     async def opening(
@@ -257,6 +269,8 @@ def open_worker(store: Store, place: Path, trust: ssl.SSLContext, certificate: s
         deadline: float = 20.0,
         is_spooling: bool = False,
         reserve: int = 0,
+        proxies: Sequence[str] = (),
+        header_timeout: float = 5.0,
     ) -> AsyncIterator[Worker]:
         smarthost = Sink("127.0.0.1", 0, **{"keep": True, **(sink or {})})
         await smarthost.start()
@@ -274,12 +288,9 @@ def open_worker(store: Store, place: Path, trust: ssl.SSLContext, certificate: s
         throttle = Throttle(store, guesses or Guesses())
         kept = spool if is_spooling else None
         house = House(limits, "test", registry, throttle, teller, changes, pool.forward, terms, journal, kept)
-        listeners = Listeners(house)
+        listeners = Listeners(house, Balancers(proxies), header_timeout)
         listening = asyncio.create_task(changes.run())
-        doors = {
-            "plain": Door(1, "none", auth_without_tls=True), "clear": Door(2, "none"),
-            "starttls": Door(3, "starttls", context=certificate), "implicit": Door(4, "implicit", context=certificate),
-        }  # fmt: skip
+        doors = doors_of(certificate)
         socks = {name: bind("127.0.0.1", 0) for name in doors}
         await listeners.open([(door, socks[name]) for name, door in doors.items()])
         while changes.since("", changes.mark()):

@@ -2,12 +2,14 @@
 
     # a comment, with the section of the RFC
     @user hourly=2 total=10        the user's limits; before the first @door. Also: @rules, @quota, @route, @sink, @guesses KEY=VALUE
+    @spool                         what the smarthost does not take is kept; before the first @door
     @upstream rcpt match=*@bad.example reply="550 no"       a line for the smarthost's script, from here on; alone: none any more
     @door plain|clear|starttls|implicit                     connect (a connection before is closed)
     @login                         EHLO and AUTH, unseen
     C: NOOP                        a line of the client; lines that follow each other leave in one write
     C> .\\r                         octets as they are, with \\r \\n \\0 \\t \\\\ and \\xNN
     S: 250 2.0.0 {any}             a line of the relay
+    S: 250-...                     all the lines of a reply up to its last
     U: RCPT TO:<a@b.example>       the last message as the smarthost got it: MAIL, each RCPT, then the lines of its content
     @tls                           the handshake after STARTTLS
     @half-close                    the client will send nothing more
@@ -16,8 +18,8 @@
     @edit hourly=1 total=5 | @disable | @enable | @reset    the user's account is changed
     @taken 2                       so many messages were charged, and as many answered by the smarthost
 
-The client's placeholders: {plain} {name64} {password64} {wrong} {unknown} and {x*100}, a repetition. The relay's: {any} {id} {seconds}
-{time} {date}.
+The client's placeholders: {plain} {name64} {password64} {wrong} {unknown} and {x*100}, a repetition of one or more characters. The
+relay's: {any} {id} {seconds} {time} {date}.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ PATTERNS = {
     "time": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ",
     "date": r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4}",
 }
-SETTINGS = ("user", "rules", "quota", "route", "sink", "guesses")
+SETTINGS = ("user", "rules", "quota", "route", "sink", "guesses", "spool")
 _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|.)")
-_REPEAT = re.compile(r"\{(.)\*(\d+)\}")
+_REPEAT = re.compile(r"\{([^{}]+?)\*(\d+)\}")
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -118,6 +120,7 @@ async def play(dialog: Dialog, open_worker: Opening) -> None:
     options: dict[str, Any] = {key: value for key, value in dialog.settings.items() if key != "user"}
     if "guesses" in options:
         options["guesses"] = Guesses(**options["guesses"])
+    options["is_spooling"] = options.pop("spool", None) is not None
     async with open_worker(**options) as worker:
         account = await worker.add_user(**dialog.settings.get("user", {}))
         player = Player(worker, account)
@@ -142,6 +145,8 @@ class Player:
     rules: list[str] = field(default_factory=list)
     group: bytes = b""
     content: Iterator[str] | None = None
+    pending: str = ""
+    """A line that was read and not yet looked at."""
 
     async def take(self, step: Step, following: str) -> None:
         """Carry one step out; a group of the client's lines leaves with its last."""
@@ -156,6 +161,11 @@ class Player:
             if following != "C":
                 await self._send()
             return
+        if step.text == "250-...":
+            while (line := await self._line()).startswith("250-"):
+                self.rows.append((f"S: {line}", f"S: {line}"))
+            self.pending = line
+            return
         found = await self._line() if step.kind == "S" else self._upstream_line()
         self._compare(step, f"{step.kind}: {found}")
 
@@ -167,14 +177,17 @@ class Player:
 
     async def _line(self) -> str:
         assert self.wire is not None
+        if self.pending:
+            line, self.pending = self.pending, ""
+            return line
         try:
             async with asyncio.timeout(5):
-                line = await self.wire.reader.readline()
+                octets = await self.wire.reader.readline()
         except TimeoutError:
             return "(silence)"
         except ConnectionError as error:
             return f"({error})"
-        return line.decode("ascii", "backslashreplace").removesuffix("\r\n") if line else "(closed)"
+        return octets.decode("ascii", "backslashreplace").removesuffix("\r\n") if octets else "(closed)"
 
     def _upstream_line(self) -> str:
         if self.content is None:
@@ -263,7 +276,8 @@ def _describe(worker: Worker) -> list[str]:
     lines = [f"MAIL FROM:<{message.sender}> {message.mail_params}".rstrip()]
     for address, params in zip(message.recipients, message.rcpt_params, strict=True):
         lines.append(f"RCPT TO:<{address}> {params}".rstrip())
-    return lines + message.content.decode("ascii", "backslashreplace").split("\r\n")[:-1]
+    said = [line.encode().decode("ascii", "backslashreplace") for line in lines]
+    return said + message.content.decode("ascii", "backslashreplace").split("\r\n")[:-1]
 
 
 def _base64(text: str) -> bytes:

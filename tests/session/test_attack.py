@@ -21,7 +21,8 @@ COMMANDS = st.sampled_from([
     b"RCPT TO:<>",
     b"RSET", b"NOOP", b"VRFY a", b"EXPN a", b"HELP", b"", b"WHAT", b"AUTH", b"AUTH X", b"AUTH PLAIN !", b"AUTH PLAIN =", b"STARTTLS",
     b"MAIL", b"RCPT",
-    b"MAIL FROM:<a@b.example> SIZE=99999999999", b"NOOP\0", b"NOOP\n", b"QUIT x", b"BDAT 3 LAST", b"\xff",
+    b"MAIL FROM:<a@b.example> SIZE=99999999999", b"NOOP\0", b"NOOP\n", b"QUIT x",
+    b"BDAT 2 LAST\r\n", b"BDAT 2\r\n", b"BDAT 0", b"BDAT 0 LAST", b"\xff",
 ])  # fmt: skip
 
 
@@ -167,16 +168,17 @@ async def test_a_line_that_never_ends_takes_a_bounded_memory(worker: Worker) -> 
     assert (await wire.reply()).startswith(b"250 ")
 
 
-async def test_replies_nobody_reads_take_a_bounded_memory(worker: Worker) -> None:
-    wire = await worker.connect()
-    wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(1):
-            while True:
-                await wire.write(b"EHLO x\r\n" * 30_000)
-    protocol: Any = worker.only()
-    assert protocol._transport.get_write_buffer_size() + sum(map(len, protocol._out)) < 200_000
-    assert len(protocol._buffer) < 600_000
+async def test_replies_nobody_reads_take_a_bounded_memory(open_worker: Opening) -> None:
+    async with open_worker(rules={"max_commands": 1 << 30}) as worker:
+        wire = await worker.connect()
+        wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                while True:
+                    await wire.write(b"EHLO x\r\n" * 30_000)
+        protocol: Any = worker.only()
+        assert protocol._transport.get_write_buffer_size() + sum(map(len, protocol._out)) < 200_000
+        assert len(protocol._buffer) < 600_000
 
 
 async def test_commands_behind_a_message_wait_in_a_bounded_memory(worker: Worker, account: Account) -> None:
@@ -204,14 +206,15 @@ async def test_more_connections_than_allowed_are_told_so(open_worker: Opening) -
         assert (await (await worker.connect()).reply()).startswith(b"220 ")
 
 
-async def test_a_long_group_of_commands_does_not_hold_up_other_sessions(worker: Worker) -> None:
-    loud, quiet = await worker.connect(), await worker.connect()
-    await quiet.reply()
-    await loud.write(b"NOOP\r\n" * 10_000)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    assert (await quiet.ask(b"NOOP")).startswith(b"250 ")
-    assert loop.time() - began < 0.1
+async def test_a_long_group_of_commands_does_not_hold_up_other_sessions(open_worker: Opening) -> None:
+    async with open_worker(rules={"max_commands": 1 << 30}) as worker:
+        loud, quiet = await worker.connect(), await worker.connect()
+        await quiet.reply()
+        await loud.write(b"NOOP\r\n" * 10_000)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        assert (await quiet.ask(b"NOOP")).startswith(b"250 ")
+        assert loop.time() - began < 0.1
 
 
 # -- TLS ------------------------------------------------------------------------------------------------------------------------

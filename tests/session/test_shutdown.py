@@ -91,7 +91,7 @@ async def test_replies_to_a_long_group_are_not_lost_in_a_drain(worker: Worker) -
 
 
 async def test_a_client_that_does_not_read_does_not_hold_up_the_drain(open_worker: Opening) -> None:
-    async with open_worker() as worker:
+    async with open_worker(rules={"max_commands": 1 << 30}) as worker:
         wire = await worker.connect()
         wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
         with pytest.raises(TimeoutError):

@@ -48,6 +48,21 @@ async def test_of_three_recipients_one_refused_is_reported_two_are_delivered_and
         assert (taken["units"], taken["spooled"]) == (2, ["b@example.net"])
 
 
+async def test_of_two_recipients_one_needs_smtputf8_and_the_smarthost_has_none(open_worker: Opening) -> None:
+    async with open_worker(is_spooling=True, sink={"without": ["SMTPUTF8"]}) as worker:
+        account = await worker.add_user()
+        wire = await worker.enter(account)
+        await wire.send(b"MAIL FROM:<app@example.com> SMTPUTF8", "RCPT TO:<bób@example.net>".encode(), b"RCPT TO:<a@example.net>", b"DATA")
+        assert [(await wire.reply())[:3] for _ in range(4)] == [b"250", b"250", b"250", b"354"]
+        await wire.write(b"Subject: x\r\n\r\n.\r\n")
+        assert (await wire.reply()).startswith(b"250 2.0.0 ")
+        assert await states(worker) == {"a": "delivered", "b": "failed"}
+        (entry,) = await entries(worker)
+        assert entry.envelope.smtputf8 and entry.standings[0].reply.startswith("550 5.6.7 ")
+        assert [message.recipients for message in worker.sink.messages] == [("a@example.net",)]
+        assert await worker.account_of(account) == (1, 1)
+
+
 async def test_the_entry_is_durable_and_in_doubt_while_the_final_dot_is_unanswered(open_worker: Opening) -> None:
     async with open_worker(is_spooling=True) as worker:
         account = await worker.add_user()

@@ -105,6 +105,12 @@ def test_a_service_is_watched_and_stopped_as_the_supervisor_needs_it(name: str) 
     assert settings["ProtectSystem"] == "strict"
 
 
+def test_a_reload_makes_the_listeners_read_their_certificate_anew() -> None:
+    for name in SERVICES:
+        is_listening = name in ("relay.service", "relay-smtp.service")
+        assert setting(name, "ExecReload") == (["/bin/kill -HUP $MAINPID"] if is_listening else [])
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_credential_is_a_setting_or_is_named_by_one(name: str) -> None:
     variables = dict(value.split("=", 1) for value in setting(name, "Environment"))

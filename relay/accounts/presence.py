@@ -1,0 +1,136 @@
+"""Presence: how many connections a user has at all workers and nodes together, and that they are no more than a limit.
+
+Promises:
+- Never more than the limit have been let in and not left, however many workers ask at the same moment, and nobody is refused while
+  fewer are: each worker says in one script how many it has and how many more it wants, and hears how many fit. (A node cut off from
+  the store for longer than its lease keeps the connections it has; meanwhile others may be let in in their place.)
+- A worker says how many it has, never one more or one less: what was lost or said twice is put right by what it says next, at the
+  latest a third of a lease later.
+- The connections of a worker that was killed count until its lease has ended. A user without connections takes no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+
+from relay.accounts.user import user_key
+from relay.store.client import Script, Store, StoreRefused, StoreUnavailable
+
+LEASE = 60.0
+"""Seconds for which what a worker said of its connections holds."""
+BATCH = 100
+"""Users of whom a worker speaks at a time when it renews its leases."""
+
+_SAY = Script.load("relay.accounts", "presence.lua")
+
+
+class Presence:
+    """One worker's connections by user, and the limit over all workers; without a limit the store hears nothing."""
+
+    def __init__(self, store: Store, incarnation: str, limit: int, lease: float = LEASE) -> None:
+        """`incarnation` is this worker's alone, `limit` 0 is none, `lease` is in seconds."""
+        self._store = store
+        self._incarnation = incarnation
+        self._limit = limit
+        self._lease = lease
+        self._serial = 0
+        self._held: Counter[str] = Counter()
+        self._waiting: dict[str, list[asyncio.Future[bool]]] = {}
+        self._untold: set[str] = set()
+        """Users of whom the store may believe something else."""
+        self._talks: dict[str, asyncio.Task[None]] = {}
+        """One at a time for each user, so that each begins where the one before has ended."""
+
+    async def enter(self, user: str) -> bool:
+        """Whether one more connection of a user fits; it counts until `leave`. Raises StoreUnavailable."""
+        if not self._limit:
+            return True
+        place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(user, []).append(place)
+        self._talk(user)
+        try:
+            return await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.exception() is None and place.result():
+                self.leave(user)  # it was let in just now
+            raise
+
+    def leave(self, user: str) -> None:
+        """A connection that was let in has ended; the store hears of it soon."""
+        if self._held[user]:
+            self._held[user] -= 1
+            if not self._held[user]:
+                del self._held[user]
+            self._untold.add(user)
+            self._talk(user)
+
+    async def run(self) -> None:
+        """Renew what this worker has said, until cancelled."""
+        while True:
+            await asyncio.sleep(self._lease / 3)
+            users = [*self._held, *self._untold - self._held.keys()]
+            for start in range(0, len(users), BATCH):
+                batch = users[start : start + BATCH]
+                await self._tell(batch)
+                if not self._untold.isdisjoint(batch):
+                    break  # the store is away; again in a while
+
+    async def close(self) -> None:
+        """Say that nothing is left."""
+        left = self._held.keys() | self._untold
+        self._held.clear()
+        await self._tell(left)
+
+    # -- what the store hears ------------------------------------------------------------------------------------------------
+
+    async def _tell(self, users: Iterable[str]) -> None:
+        self._untold.update(users)
+        for user in users:
+            self._talk(user)
+        if self._talks:
+            await asyncio.wait(set(self._talks.values()))
+
+    def _talk(self, user: str) -> None:
+        if user not in self._talks:
+            self._talks[user] = asyncio.get_running_loop().create_task(self._talk_of(user))
+
+    async def _talk_of(self, user: str) -> None:
+        """Talk with the store about a user until there is nothing more to say."""
+        try:
+            while (places := self._waiting.pop(user, [])) or user in self._untold:
+                self._untold.discard(user)
+                try:
+                    let_in = await self._say(user, len(places))
+                except (StoreUnavailable, StoreRefused) as error:
+                    self._untold.add(user)  # `run` says it again
+                    for place in places:
+                        if not place.done():
+                            place.set_exception(type(error)(str(error)))
+                    if user not in self._waiting:
+                        break
+                else:
+                    self._give(user, places, let_in)
+        finally:
+            del self._talks[user]
+
+    def _give(self, user: str, places: Iterable[asyncio.Future[bool]], let_in: int) -> None:
+        """Let in the first of those who wait."""
+        for place in places:
+            if not place.done():  # else it was given up
+                place.set_result(let_in > 0)
+                if let_in > 0:
+                    let_in -= 1
+                    self._held[user] += 1
+        if let_in:
+            self._untold.add(user)
+
+    async def _say(self, user: str, wanted: int) -> int:
+        """Say how many connections a user has here, and hear how many of those wanted are let in."""
+        answer = -1
+        while answer < 0:  # something newer was said before; or the store remembers it from before it came back
+            self._serial = max(self._serial, -answer) + 1
+            numbers = (self._serial, self._held[user], wanted, self._limit, int(self._lease * 1000))
+            answer = await self._store.run(_SAY, f"{user_key(user)}:sessions", self._incarnation, *numbers)
+        return answer

@@ -1,0 +1,214 @@
+"""The life of one connection: admitted, greeted, heard, answered, closed.
+
+Promises: a connection over a limit costs one line; who errs, idles or is refused again and again is told 421; an exception that
+nobody expected ends this connection alone, and is on record. A client that hangs up, and a relay that shuts down, interrupt no command
+that runs: it ends, or is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar
+
+from relay.mail.reply import Reply
+from relay.session.admission import plain_address
+from relay.session.door import Door
+from relay.session.engine import Engine
+from relay.session.house import House
+from relay.session.transaction import Gone, Transaction
+
+TURN = 100
+"""Commands after which other connections get their turn."""
+
+UNKNOWN = Reply(500, "5.1", "Command not recognized")
+TOO_LONG = Reply(500, "5.2", "Line too long")
+TOO_MANY = Reply(421, "7.0", "Too many connections, try again later")
+TOO_MANY_ERRORS = Reply(421, "7.0", "Too many errors, closing")
+TOO_MANY_COMMANDS = Reply(421, "7.0", "Too many commands without a message, closing")
+TIMED_OUT = Reply(421, "4.2", "Timeout waiting for the client, closing")
+SHUTDOWN = Reply(421, "3.2", "Service shutting down")
+UNASKED = Reply(421, "5.1", "Message sent without waiting for 354, closing")
+
+_ERRORS = frozenset({500, 501, 502, 503, 504, 555})
+
+Answer = Reply | None
+Method = Callable[[Any, bytes], Answer | Awaitable[Answer]]
+
+
+class Connection(Engine):
+    """One connection; what its commands do is left to the classes above it."""
+
+    __slots__ = (
+        "_address", "_commands", "_doom", "_door", "_errors", "_house", "_id", "_is_busy", "_is_closing", "_is_securing", "_is_verdict",
+        "_is_wary", "_peer", "_refusals", "_taken", "_task", "_transaction",
+    )  # fmt: skip
+
+    methods: ClassVar[Mapping[bytes, Method]]
+    known: ClassVar[Mapping[Reply, bytes]]
+    """What is said all the time, as it is sent."""
+
+    def __init__(self, house: House, door: Door, peer: tuple[str, int] | None = None) -> None:
+        """`peer` is the client where a balancer stands between."""
+        super().__init__(asyncio.get_running_loop(), house.rules, house.budget)
+        self._house = house
+        self._door = door
+        self._peer = peer
+        self._id = ""
+        self._address = ""
+        self._doom: Reply | None = None
+        self._transaction: Transaction | None = None
+        self._is_busy = self._is_closing = self._is_securing = False
+        self._is_wary = False
+        """A message may follow that nobody asked for."""
+        self._is_verdict = False
+        """The reply is a message's, and whatever its code, it does not speak of this client's commands."""
+        self._commands = self._errors = self._refusals = self._taken = 0
+
+    # -- in and out ----------------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected, or its connection was secured."""
+        super().connection_made(transport)
+        if self._id:
+            return
+        house = self._house
+        peer = self._peer or transport.get_extra_info("peername")
+        self._address = plain_address(peer[0]) if isinstance(peer, tuple) else "local"
+        self._id = house.next_id()
+        if refusal := SHUTDOWN if house.is_draining else None if house.admission.admit(self._address) else TOO_MANY:
+            self._turn_away(refusal)
+            return
+        house.connections.add(self)
+        house.journal.connected(self._id, self._address, self._door.port, self._door.tls == "implicit")
+        self._latest = self._events.time() + self._rules.login_timeout
+        self._task = self._events.create_task(self._converse())
+        house.tasks.add(self._task)
+        self._task.add_done_callback(house.tasks.discard)
+
+    def _turn_away(self, refusal: Reply) -> None:
+        self._house.journal.turned_away(self._id, self._address, self._door.port, str(refusal))
+        if self._door.tls != "implicit":
+            self._transport.write(bytes(refusal))
+        self._transport.close()
+
+    def drain(self) -> None:
+        """The relay shuts down: say so now if nothing is under way, else after it."""
+        self._doom = SHUTDOWN
+        if self._is_securing:
+            self._task.cancel()  # nothing is under way, and in a handshake there is nothing that could be said
+        elif not self._is_busy:
+            self._is_closing = True
+            if not self._is_lost:
+                self._transport.write(bytes(SHUTDOWN))
+            self._transport.close()
+            self._is_half_closed = True
+            self._wake()
+
+    def cut(self) -> None:
+        """The drain's patience is over."""
+        self._task.cancel()
+
+    @property
+    def is_forwarding(self) -> bool:
+        """Whether a message of this connection is on its way: what happens to it now must be heard to its end."""
+        return self._transaction is not None and self._transaction.is_forwarding
+
+    # -- the loop ------------------------------------------------------------------------------------------------------------
+
+    async def _converse(self) -> None:
+        try:
+            if self._door.tls == "implicit":
+                await self.secure()
+            self._out.append(f"220 {self._rules.hostname} ESMTP relay\r\n".encode("ascii"))
+            await self._serve()
+        except TimeoutError:
+            self.leave(TIMED_OUT)
+        except asyncio.CancelledError:
+            if not self._is_securing:
+                self.leave(SHUTDOWN)  # the drain's patience is over
+            raise
+        except Gone:
+            pass
+        except Exception as error:
+            # What nobody expected is caught here and nowhere else.
+            self._house.journal.bug(self._id, error)
+            await self._close(Reply(421, "3.0", "Internal error, closing"))
+        finally:
+            self.finish()
+
+    def finish(self) -> None:
+        """Close the connection, and take it off the books."""
+        super().finish()
+        self._house.connections.discard(self)
+        self._house.admission.leave(self._address)
+        self._house.journal.disconnected(self._id, self._taken, self._refusals)
+
+    async def secure(self) -> None:
+        """Start TLS with the certificate in force now; raises Gone."""
+        assert self._door.context is not None
+        self._is_securing = True
+        await self.start_tls(self._door.context(), is_first=self._door.tls == "implicit")
+        self._is_securing = False
+
+    async def _serve(self) -> None:
+        """Carry out commands and answer them, until the connection is to be closed."""
+        turns = 0
+        while not self._is_closing:
+            line = self.whole_line()
+            if line is None:
+                line = await self.line()
+            if self._doom is not None:
+                await self._close(self._doom)
+                return
+            self._is_busy = True
+            answer = self._answer(line)
+            reply = answer if answer is None or isinstance(answer, Reply) else await answer
+            self._is_busy = False
+            if reply is not None:
+                if reply.code < 400 and self._commands <= self._rules.max_commands:  # most of the time
+                    self._out.append(self.known.get(reply) or bytes(reply))
+                else:
+                    await self._tell(reply)
+                if self._doom is SHUTDOWN and not self._buffer and not self._is_closing:
+                    await self._close(SHUTDOWN)
+            turns += 1
+            if turns % TURN == 0:  # nor does anybody fill the memory with replies that are not read
+                await self.flush()
+                await asyncio.sleep(0)
+
+    def _answer(self, line: bytes | None) -> Answer | Awaitable[Answer]:
+        """Carry out one command; most need not be awaited."""
+        is_wary, self._is_wary = self._is_wary, False
+        self._is_verdict = False
+        self._commands += 1
+        if line is None:
+            return UNASKED if is_wary else TOO_LONG
+        # RFC 5321 section 4.1.1: white space at the end is borne with.
+        verb, _, argument = line.rstrip(b" \t").partition(b" ")
+        method = self.methods.get(verb.upper())
+        # An octet is looked for by its number: as bytes it would first be tried as a number, in vain, which takes ten times as long.
+        if method is None or 10 in line or 13 in line or 0 in line:
+            return UNASKED if is_wary else UNKNOWN
+        return method(self, argument)
+
+    async def _tell(self, reply: Reply) -> None:
+        """Say the reply to a command; what has gone on for too long ends the connection instead."""
+        if reply.code in _ERRORS and not self._is_verdict:
+            self._errors += 1
+            if self._errors > self._rules.max_errors:
+                reply = TOO_MANY_ERRORS
+        if self._commands > self._rules.max_commands and not self._is_verdict:
+            reply = TOO_MANY_COMMANDS
+        if reply.code == 421:
+            await self._close(reply)
+        else:
+            self.say(reply)
+
+    async def _close(self, reply: Reply) -> None:
+        self._is_closing = True
+        self.say(reply)
+        try:
+            await self.flush()
+        except (Gone, TimeoutError):
+            self._transport.abort()

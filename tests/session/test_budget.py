@@ -1,0 +1,152 @@
+"""The memory for messages under way: bounded over all connections, and nobody starves for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.session.budget import READ, Budget
+from tests.session.conftest import Opening, Wire, Worker
+
+LINE = b"x" * 998 + b"\r\n"
+
+
+class Upload:
+    """A connection, as the budget sees it."""
+
+    def __init__(self) -> None:
+        self.is_reading = True
+        self.held = 0
+
+    def starve(self) -> None:
+        """Read no more."""
+        self.is_reading = False
+
+    def relieve(self) -> None:
+        """Read on."""
+        self.is_reading = True
+
+
+@given(st.data(), st.integers(1, 20))
+def test_somebody_always_reads_and_the_budget_is_exceeded_by_the_oldest_alone(data: st.DataObject, most: int) -> None:
+    """In units of READ: every upload takes at most one at a time."""
+    budget = Budget(most * READ)
+    uploading: list[Upload] = []
+    complete: list[Upload] = []
+    for _ in range(data.draw(st.integers(0, 80))):
+        match data.draw(st.sampled_from(["begin", "take", "take", "end", "leave"])):
+            case "begin":
+                uploading.append(Upload())
+                budget.begin(uploading[-1])
+            case "take" if reading := [upload for upload in uploading if upload.is_reading]:
+                upload = data.draw(st.sampled_from(reading))
+                upload.held += READ
+                budget.take(READ)
+            case "end" if uploading:
+                upload = uploading.pop(data.draw(st.integers(0, len(uploading) - 1)))
+                budget.end(upload)
+                complete.append(upload)
+            case "leave" if complete:
+                budget.give_back(complete.pop(data.draw(st.integers(0, len(complete) - 1))).held)
+        held = sum(upload.held for upload in uploading + complete)
+        assert budget.used == held
+        if uploading:
+            assert uploading[0].is_reading
+        if held > most * READ:
+            # Who read on beyond it was the oldest in its time.
+            assert all(not upload.is_reading for upload in uploading[1:])
+
+
+async def begin(worker: Worker, account: Any, lines: int) -> Wire:
+    """A client that is in the middle of its message."""
+    wire = await worker.enter(account)
+    assert (await wire.begin()).startswith(b"354 ")
+    await wire.write(b"Subject: x\r\n\r\n" + LINE * lines)
+    return wire
+
+
+async def settle_down() -> None:
+    """Let the relay read what it will read."""
+    await asyncio.sleep(0.1)
+
+
+async def test_uploads_beyond_the_budget_wait_and_go_on_when_there_is_room(open_worker: Opening) -> None:
+    async with open_worker(rules={"upload_memory": 1 << 20, "max_message_bytes": 1 << 20}) as worker:
+        account = await worker.add_user()
+        wires = [await begin(worker, account, 600) for _ in range(6)]
+        await settle_down()
+        # Everyone had a first read; the kernel holds the rest.
+        assert worker.house.budget.used < (1 << 20) + 6 * READ
+        for wire in wires:
+            wire.writer.write(b".\r\n")
+        replies = await asyncio.gather(*(wire.reply() for wire in wires))
+        assert all(reply.startswith(b"250 2.0.0 ") for reply in replies)
+        assert await worker.account_of(account) == (6, 6)
+        assert worker.house.budget.used == 0
+        assert all(message.content is not None and message.content.count(LINE) == 600 for message in worker.sink.messages)
+
+
+async def test_an_upload_that_finds_no_room_in_time_is_refused_for_now_and_its_session_goes_on(open_worker: Opening) -> None:
+    rules = {"upload_memory": 1 << 20, "max_message_bytes": 1 << 20, "upload_wait": 0.2}
+    async with open_worker(rules=rules) as worker:
+        account = await worker.add_user()
+        oldest = await begin(worker, account, 1000)
+        await settle_down()
+        second = await begin(worker, account, 900)
+        third = await begin(worker, account, 900)
+        for wire in (second, third):
+            await wire.write(b".\r\n")
+            assert await wire.reply() == b"452 4.3.1 No memory for the message now, try again later\r\n"
+            assert await wire.ask(b"NOOP") == b"250 2.0.0 OK\r\n"
+        await oldest.write(b".\r\n")
+        assert (await oldest.reply()).startswith(b"250 ")
+        assert (await second.offer(b"Subject: x\r\n")).startswith(b"250 ")
+        assert await worker.account_of(account) == (2, 2)
+        assert worker.house.budget.used == 0
+
+
+async def test_a_chunk_that_finds_no_room_in_time_is_consumed_and_refused(open_worker: Opening) -> None:
+    rules = {"upload_memory": 1 << 20, "max_message_bytes": 1 << 20, "upload_wait": 0.2}
+    async with open_worker(rules=rules) as worker:
+        account = await worker.add_user()
+        oldest = await begin(worker, account, 1040)
+        await settle_down()
+        wire = await worker.enter(account)
+        await wire.send(b"MAIL FROM:<a@b.example>", b"RCPT TO:<c@d.example>", b"BDAT 900000")
+        await wire.write(LINE * 900 + b"BDAT 6 LAST\r\nQUIT\r\nNOOP\r\n")
+        replies = [await wire.reply() for _ in range(5)]
+        assert [reply[:9] for reply in replies] == [b"250 2.1.0", b"250 2.1.5", b"452 4.3.1", b"503 5.5.1", b"250 2.0.0"]
+        await oldest.close()
+        await worker.await_connections(1)
+        assert await worker.account_of(account) == (0, 0)
+        assert worker.house.budget.used == 0
+
+
+async def test_who_hangs_up_while_waiting_for_room_gives_its_own_back(open_worker: Opening) -> None:
+    async with open_worker(rules={"upload_memory": 1 << 20, "max_message_bytes": 1 << 20}) as worker:
+        account = await worker.add_user()
+        wires = [await begin(worker, account, 700) for _ in range(4)]
+        await settle_down()
+        for wire in wires[1:]:
+            wire.writer.transport.abort()
+        await wires[0].write(b".\r\n")
+        assert (await wires[0].reply()).startswith(b"250 ")
+        await wires[0].close()
+        await worker.await_connections(0)
+        assert worker.house.budget.used == 0
+        assert await worker.account_of(account) == (1, 1)
+
+
+async def test_a_message_counts_until_its_reply(open_worker: Opening) -> None:
+    async with open_worker() as worker:
+        worker.script("dot stall=0.3")
+        account = await worker.add_user()
+        wire = await begin(worker, account, 10)
+        await wire.write(b".\r\n")
+        await settle_down()
+        assert worker.house.budget.used == 12 + 2 + 10_000 + 3
+        assert (await wire.reply()).startswith(b"250 ")
+        assert worker.house.budget.used == 0
