@@ -16,14 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-    TomlConfigSettingsSource,
-)
 
 from relay.store.link import Address
 
@@ -262,10 +254,8 @@ class JournalSettings(Section):
     file: Path | None = None
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """Everything the relay is told, frozen."""
-
-    model_config = SettingsConfigDict(env_prefix="RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     smtp: Smtp = Smtp()
     api: Api = Api()
@@ -308,7 +298,6 @@ def load(path: Path | None = None, secrets: Path | None = None) -> Settings:
 
     Raises ConfigError with one line that names the file and the key.
     """
-    where = str(path) if path else "settings"
     if secrets is None and "CREDENTIALS_DIRECTORY" in os.environ:
         secrets = Path(os.environ["CREDENTIALS_DIRECTORY"])
     if secrets is not None and not secrets.is_dir():
@@ -316,23 +305,21 @@ def load(path: Path | None = None, secrets: Path | None = None) -> Settings:
     _check_environment()
     if path is not None:
         _check_readable(path)
+    return _read(path, _read_secrets(secrets) if secrets is not None else {})
 
-    given = _read_secrets(secrets) if secrets is not None else {}
 
-    class _Bound(Settings):
-        model_config = SettingsConfigDict(toml_file=path)
+def _read(path: Path | None, given: dict[str, Any]) -> Settings:
+    # Here, because only who reads settings needs it: a worker is handed them, and would carry 6 MB for nothing.
+    from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
+
+    class _Bound(BaseSettings, Settings):
+        model_config = SettingsConfigDict(env_prefix="RELAY_", env_nested_delimiter="__", toml_file=path, extra="forbid", frozen=True)
 
         @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return env_settings, InitSettingsSource(settings_cls, given), TomlConfigSettingsSource(settings_cls)
+        def settings_customise_sources(cls, settings_cls: type[BaseSettings], *sources: Any, **more: Any) -> tuple[Any, ...]:
+            return more["env_settings"], InitSettingsSource(settings_cls, given), TomlConfigSettingsSource(settings_cls)
 
+    where = str(path) if path else "settings"
     try:
         return _Bound()
     except ValidationError as error:

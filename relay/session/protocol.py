@@ -41,13 +41,13 @@ class Abandoned(Exception):
 class Protocol(Entrance):
     """One connection, whole."""
 
-    __slots__ = ("_chunk", "_is_asked_for", "_mailboxes", "_messages", "_recipients", "_sender")
+    __slots__ = ("_chunk", "_is_asked_for", "_messages", "_recipients", "_sender")
 
     def __init__(self, house: House, door: Door, peer: tuple[str, int] | None = None) -> None:
         super().__init__(house, door, peer)
         self._sender: Sender | None = None
-        self._recipients: list[Recipient] = []
-        self._mailboxes: set[str] = set()
+        self._recipients: dict[str, Recipient] = {}
+        """By what two spellings of one mailbox have in common: it is counted and sent to once."""
         self._chunk: tuple[int, bool] | None = None
         """The chunk whose octets come next: its size, and whether it is the last."""
         self._is_asked_for = False
@@ -57,8 +57,7 @@ class Protocol(Entrance):
 
     def _reset(self) -> None:
         self._sender = None
-        self._recipients = []
-        self._mailboxes = set()
+        self._recipients.clear()
 
     def _cmd_mail(self, argument: bytes) -> Answer:
         if not self._helo:
@@ -80,12 +79,11 @@ class Protocol(Entrance):
         if isinstance(recipient, Reply):
             return recipient
         mailbox = canonical(recipient.address)
-        if mailbox in self._mailboxes:
+        if mailbox in self._recipients:
             return Reply(250, "1.5", "Recipient OK, named before")
         if len(self._recipients) >= self._rules.max_recipients:
             return Reply(452, "5.3", f"Too many recipients, the limit is {self._rules.max_recipients}")
-        self._recipients.append(recipient)
-        self._mailboxes.add(mailbox)
+        self._recipients[mailbox] = recipient
         return RECIPIENT_OK
 
     def _no_sender(self) -> Reply:
@@ -145,7 +143,7 @@ class Protocol(Entrance):
 
     def _begin(self, sender: Sender) -> Transaction:
         assert self._user is not None
-        envelope = Envelope(sender.address, tuple(self._recipients), sender.body, sender.ret, sender.envid, sender.smtputf8)
+        envelope = Envelope(sender.address, tuple(self._recipients.values()), sender.body, sender.ret, sender.envid, sender.smtputf8)
         self._messages += 1
         # The transmission types of RFC 3848 and RFC 6531 section 4.3.
         protocol = ("UTF8SMTPSA" if sender.smtputf8 else "ESMTPSA") if self.is_tls else ("UTF8SMTPA" if sender.smtputf8 else "ESMTPA")
