@@ -89,7 +89,7 @@ class Capture(Upload):
             self._keep(data[:stop], self._most)
         self.octets += 3 + min(stop, 0)
         if self._chunks:
-            self.wire = b"".join(self._chunks)
+            self.wire = b"".join(self._chunks) if len(self._chunks) > 1 else bytes(self._chunks[0])
             if stop < 0:
                 self.wire = self.wire[:stop]
             self._chunks.clear()
@@ -145,8 +145,11 @@ def has_bare_newline(wire: bytes) -> bool:
     """Whether a CR or LF stands alone: different servers see different line ends there, which is how mail is smuggled."""
     # What Python reads text files with notes every kind of line end that it meets, in one pass; counting takes four times as long.
     ends = IncrementalNewlineDecoder(None, translate=False)
+    if len(wire) <= STRIDE:
+        ends.decode(str(wire, "latin-1"), final=True)  # a CR that is the last octet counts too
+        return ends.newlines not in (None, "\r\n")
     view = memoryview(wire)
     for start in range(0, len(view), STRIDE):
         ends.decode(str(view[start : start + STRIDE], "latin-1"))
-    ends.decode("", final=True)  # a CR that is the last octet
+    ends.decode("", final=True)
     return ends.newlines not in (None, "\r\n")

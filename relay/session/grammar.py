@@ -6,6 +6,7 @@ Promise: what is accepted has one meaning, and it is the one that is passed on; 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from relay.mail.address import canonical, is_qualified, parse_path
@@ -15,6 +16,9 @@ from relay.mail.unitext import KIND, is_unitext
 
 SHOWN = 32
 """Characters of an unknown parameter's name that are said back: a command may be longer than a reply (RFC 5321 section 4.5.3.1.5)."""
+
+LONGEST_PLAIN = 264
+"""Octets of the longest path without parameters, with its keyword."""
 
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([\x21-\x3c\x3e-\x7e\x80-\U0010ffff]+))?")
 _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
@@ -43,10 +47,17 @@ class Sender(NamedTuple):
     smtputf8: bool = False
 
 
+@lru_cache(1024)
+def _plain_sender(argument: bytes) -> Sender | None:
+    """What nearly every application says, again and again."""
+    found = _PLAIN_PATH.fullmatch(argument) if argument[:5].upper() == b"FROM:" else None
+    return Sender(found[1].decode("ascii")) if found else None
+
+
 def parse_mail(argument: bytes, max_size: int) -> Sender | Reply:
     """Read `FROM:<reverse-path> parameters`; whether the path may have UTF-8 in it, its own parameters say."""
-    if argument[:5].upper() == b"FROM:" and (found := _PLAIN_PATH.fullmatch(argument)):
-        return Sender(found[1].decode("ascii"))
+    if len(argument) <= LONGEST_PLAIN and (sender := _plain_sender(argument)):
+        return sender
     path = _split(argument, b"FROM:", "1.7", "sender", b"SMTPUTF8" in argument.upper().split(b" "))
     if isinstance(path, Reply):
         return path
