@@ -179,7 +179,11 @@ class Transaction:
             if not uploads:
                 self._house.uploads.pop(self._user.name, None)
             if self._recheck is not None:
-                await asyncio.wait({self._recheck})
+                try:
+                    await asyncio.wait({self._recheck})
+                except asyncio.CancelledError:
+                    self._recheck.cancel()  # else it might reserve again what is given back now
+                    raise
                 self._recheck.result()
 
     def _inspect(self, upload: Upload) -> tuple[Reply | None, trace.Header]:

@@ -57,6 +57,6 @@ def exercise(relay: Relay, user: User, other: User) -> None:
         end = time.monotonic() + 20
         while let_in != (LIMIT, LIMIT):  # those of the round before have ended, and the relay hears of it a moment later
             assert time.monotonic() < end
-            with entered(relay, user, 12) as mine, entered(relay, other, 12) as others:
+            with entered(relay, user, 5) as mine, entered(relay, other, 5) as others:
                 let_in = (len(mine), len(others))
                 assert max(let_in) <= LIMIT

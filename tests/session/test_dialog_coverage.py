@@ -105,7 +105,7 @@ SHOWN = set(lines_of(DIALOGS, "S: "))
 
 
 def test_every_reply_of_a_session_is_in_a_dialog_word_for_word() -> None:
-    absent = [said for said in unshown(ALL, SHOWN) if said.text not in ELSEWHERE.keys()]
+    absent = [said for said in unshown(ALL, SHOWN) if said.text not in ELSEWHERE]
     assert not absent, "\n".join(f"{said.place} {said.text}" for said in absent)
 
 
