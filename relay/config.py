@@ -91,7 +91,7 @@ class Smtp(Section):
     login_timeout_seconds: Seconds = 120.0
     command_timeout_seconds: Seconds = 300.0
     data_deadline_seconds: Seconds = 300.0
-    min_bytes_per_second: int = Field(500, ge=0)
+    min_bytes_per_second: int = Field(500, ge=0, le=1_000_000)
     upload_memory_bytes: int = Field(268_435_456, ge=1 << 20)
     upload_wait_seconds: Seconds = 10.0
     drain_seconds: Seconds = 30.0

@@ -217,7 +217,7 @@ class SmtpPart:
 
     ports: Sequence[int]
     number: int
-    tickets: Tickets
+    tickets: Tickets | None
 
 
 async def run_smtp(settings: Settings, incarnation: str, part: SmtpPart, ready: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from relay.session.listener import bind
 from relay.session.ticket import Tickets
 
 
-def open_certificate(settings: Settings, tickets: Tickets) -> Certificate | None:
+def open_certificate(settings: Settings, tickets: Tickets | None) -> Certificate | None:
     """The listeners' certificate, if one is configured; raises ConfigError."""
     tls = settings.smtp.tls
     try:

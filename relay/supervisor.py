@@ -41,6 +41,8 @@ from relay.worker import Role, Surroundings, Worker
 
 STEADY = 30.0
 """A worker that lived this long (s) is restarted without delay."""
+TURN_KEYS = 60.0
+"""Seconds between two looks whether the period of the ticket keys has ended."""
 KILL_AFTER = 10.0
 """Seconds beyond its drain after which a worker that was told to stop is killed."""
 
@@ -208,6 +210,7 @@ class Supervisor:
             await estate.begin()
         keeping = {worker.name: asyncio.create_task(self._keep(worker, estate, around)) for worker in workers}
         stopping = asyncio.create_task(self._stop.wait())
+        turning = asyncio.create_task(self._turn_keys())
         ready = asyncio.create_task(_all_ready(workers))
         try:
             await asyncio.wait((stopping, ready), return_when=asyncio.FIRST_COMPLETED)
@@ -220,10 +223,17 @@ class Supervisor:
         finally:
             self._stop.set()
             ready.cancel()
+            turning.cancel()
             _notify(b"STOPPING=1")
             await self._stop_workers(workers, keeping)
             await estate.end(5)
             self._journal.event("stopped")
+
+    async def _turn_keys(self) -> None:
+        """Forget the secret of each period when it ends: what is in memory opens nothing of before."""
+        while True:
+            await asyncio.sleep(TURN_KEYS)
+            self._tickets.move_on()
 
     def _describe(self, count: int) -> str:
         parts = []

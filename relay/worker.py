@@ -37,7 +37,8 @@ class Given:
 
     settings: Settings
     number: int
-    tickets: Tickets
+    tickets: Tickets | None
+    """Only who speaks TLS with clients is told their keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class Worker:
         return status
 
     async def _start(self, around: Surroundings, ready: int) -> asyncio.subprocess.Process:
-        given = _hand_over(Given(_plain(around.settings), self.number, around.tickets))
+        given = _hand_over(Given(_plain(around.settings), self.number, around.tickets if self.role == "smtp" else None))
         command = [sys.executable, "-m", "relay", "worker", "--role", self.role, "--incarnation", self.incarnation]
         command += ["--ready", str(ready), "--given", str(given)]
         passed = [ready, given]
@@ -145,7 +146,8 @@ def _plain(settings: Settings) -> Settings:
 
 def _hand_over(given: Given) -> int:
     """What a child is to read: a file that was changed since this relay was started counts at a restart."""
-    given.tickets.move_on()
+    if given.tickets is not None:
+        given.tickets.move_on()
     fd = os.memfd_create("given")
     os.write(fd, pickle.dumps(given))
     os.lseek(fd, 0, os.SEEK_SET)

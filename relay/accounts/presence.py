@@ -40,6 +40,7 @@ class Presence:
         self._waiting: dict[str, list[asyncio.Future[bool]]] = {}
         self._untold: set[str] = set()
         """Users of whom the store may believe something else."""
+        self._renewals: dict[str, list[asyncio.Future[bool]]] = {}
         self._talks: dict[str, asyncio.Task[None]] = {}
         """One at a time for each user, so that each begins where the one before has ended."""
 
@@ -68,14 +69,16 @@ class Presence:
 
     async def run(self) -> None:
         """Renew what this worker has said, until cancelled."""
+        loop, pause = asyncio.get_running_loop(), self._lease / 3
         while True:
-            await asyncio.sleep(self._lease / 3)
+            await asyncio.sleep(pause)
+            began, pause = loop.time(), self._lease / 3
             users = [*self._held, *self._untold - self._held.keys()]
             for start in range(0, len(users), BATCH):
-                batch = users[start : start + BATCH]
-                await self._tell(batch)
-                if not self._untold.isdisjoint(batch):
-                    break  # the store is away; again in a while
+                if not await self._tell(users[start : start + BATCH]):
+                    pause = self._lease / 30  # the store is away; soon again, for what was said before runs out
+                    break
+            pause = max(self._lease / 30, pause - (loop.time() - began))
 
     async def close(self) -> None:
         """Say that nothing is left."""
@@ -85,12 +88,15 @@ class Presence:
 
     # -- what the store hears ------------------------------------------------------------------------------------------------
 
-    async def _tell(self, users: Iterable[str]) -> None:
-        self._untold.update(users)
+    async def _tell(self, users: Iterable[str]) -> bool:
+        """Say once more how many these have; whether the store heard it of all. What else is said of them meanwhile is not waited for."""
+        heard = []
         for user in users:
+            heard.append(asyncio.get_running_loop().create_future())
+            self._renewals.setdefault(user, []).append(heard[-1])
+            self._untold.add(user)
             self._talk(user)
-        if self._talks:
-            await asyncio.wait(set(self._talks.values()))
+        return all(await asyncio.gather(*heard))
 
     def _talk(self, user: str) -> None:
         if user not in self._talks:
@@ -101,6 +107,8 @@ class Presence:
         try:
             while (places := self._waiting.pop(user, [])) or user in self._untold:
                 self._untold.discard(user)
+                renewals = self._renewals.pop(user, [])
+                is_heard = False
                 try:
                     let_in = await self._say(user, len(places))
                 except (StoreUnavailable, StoreRefused) as error:
@@ -108,10 +116,15 @@ class Presence:
                     for place in places:
                         if not place.done():
                             place.set_exception(type(error)(str(error)))
-                    if user not in self._waiting:
+                    if user not in self._waiting and user not in self._renewals:
                         break
                 else:
+                    is_heard = True
                     self._give(user, places, let_in)
+                finally:
+                    for renewal in renewals:
+                        if not renewal.done():
+                            renewal.set_result(is_heard)
         finally:
             del self._talks[user]
 

@@ -20,9 +20,14 @@ local function read(key)
   return 0, 0, under_way
 end
 
+-- Short of a bar the window runs from the first failure: those that come rarely are never added up.
 local function write(key, failures, bar)
-  redis.call('HSET', key, 'failures', failures, 'until', math.max(now, bar) + window, 'bar', bar)
-  redis.call('PEXPIRE', key, 2 * window + lease)
+  local ends = tonumber(redis.call('HGET', key, 'until') or 0)
+  if bar > now or ends <= now then
+    ends = math.max(now, bar) + window
+  end
+  redis.call('HSET', key, 'failures', failures, 'until', ends, 'bar', bar)
+  redis.call('PEXPIRE', key, ends - now + lease)
 end
 
 -- An attempt whose worker died, or which took longer than its lease, is a failure: nobody knows better.

@@ -69,15 +69,19 @@ class Throttle:
     def attempt(self, address: str, name: str) -> Attempt:
         """An attempt of an address at a name, to be begun by `with`."""
         limits, key, suffix = self._limits, _key(address), _suffix(name)
-        line = self._lines.get(key + suffix)
-        if line is None:
-            line = self._lines[key + suffix] = _Line(self._lines, key + suffix, limits.failures_per_user)
+        lines = (self._line(key + suffix, limits.failures_per_user), self._line(key, limits.failures_per_address))
         self._serial += 1
         terms = (
             f"{self._prefix}{self._serial:x}", limits.window_seconds * 1000, int(LEASE * 1000),
             suffix, limits.failures_per_user, ":any", limits.failures_per_address,
         )  # fmt: skip
-        return Attempt(self._store, line, self._patience, key, terms)
+        return Attempt(self._store, lines, self._patience, key, terms)
+
+    def _line(self, name: str, places: int) -> _Line:
+        line = self._lines.get(name)
+        if line is None:
+            line = self._lines[name] = _Line(self._lines, name, places)
+        return line
 
 
 class _Line:
@@ -110,46 +114,46 @@ class _Line:
 class Attempt:
     """One attempt: within `with`, ask `admitted`, then say `failed` or `succeeded`. What says neither was not made, and is not counted."""
 
-    __slots__ = ("_has_place", "_is_pending", "_key", "_line", "_patience", "_store", "_terms", "wait", "was_in_line")
+    __slots__ = ("_is_pending", "_key", "_lines", "_patience", "_places", "_store", "_terms", "wait", "was_in_line")
 
-    def __init__(self, store: Store, line: _Line, patience: float, key: str, terms: tuple[Argument, ...]) -> None:
+    def __init__(self, store: Store, lines: tuple[_Line, ...], patience: float, key: str, terms: tuple[Argument, ...]) -> None:
         self.wait = 0
         """Seconds the address has to wait before it may try again, if it was not admitted."""
         self.was_in_line = False
         """Whether others had to end first: what was read before that may be outdated."""
         self._store = store
-        self._line = line
+        self._lines = lines
+        self._places: list[asyncio.Semaphore] = []
         self._patience = patience
         self._key = key
         self._terms = terms
-        self._has_place = self._is_pending = False
+        self._is_pending = False
 
     def __enter__(self) -> Self:
-        self._line.join()
+        for line in self._lines:
+            line.join()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._is_pending:
             self._tell("withdrawn")
-        if self._has_place:
-            self._line.places.release()
-        self._line.part()
+        for place in self._places:
+            place.release()
+        for line in self._lines:
+            line.part()
 
     async def admitted(self) -> bool:
         """Whether it may be made; one round trip unless it stands in line. Raises StoreUnavailable."""
         latest = asyncio.get_running_loop().time() + self._patience
-        places = self._line.places
-        if places.locked():
-            self.was_in_line = True
+        for line in self._lines:
+            self.was_in_line = self.was_in_line or line.places.locked()
             try:
                 async with asyncio.timeout_at(latest):
-                    await places.acquire()
+                    await line.places.acquire()
             except TimeoutError:
                 self.wait = 1
                 return False
-        else:
-            await places.acquire()
-        self._has_place = True
+            self._places.append(line.places)
         self._is_pending = True  # whatever interrupts the question
         self.wait = math.ceil(await self._ask_until(latest) / 1000)
         self._is_pending = not self.wait

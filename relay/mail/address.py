@@ -69,9 +69,9 @@ def is_mailbox(text: str, is_utf8: bool = False) -> bool:
     if found is None:
         return False
     local, domain = found["local"], found["domain"]
-    if not text.isascii() and not (is_legible(text) and all(map(_is_label, domain.split(".")))):
-        return False
     if _octets(text) > MAX_PATH - 2 or _octets(local) > MAX_LOCAL or _octets(domain) > MAX_DOMAIN:
+        return False
+    if not text.isascii() and not (is_legible(text) and all(map(_is_label, domain.split(".")))):
         return False
     return not domain.startswith("[") or _is_literal(domain[1:-1])
 
@@ -83,7 +83,7 @@ def is_qualified(mailbox: str) -> bool:
 
 
 def _octets(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _is_literal(text: str) -> bool:

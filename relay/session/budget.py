@@ -1,9 +1,10 @@
 """The memory for messages under way, over all connections of a worker.
 
 Promises:
-- A message's octets count from their first to its reply. Once they are more than the budget, nothing more is read of any upload but the
-  oldest: the budget is exceeded by that one, and by what had been read from the sockets already.
-- Somebody always goes on: the oldest upload first, then the next. Who waits too long gives its memory back and is told 452.
+- A message's octets count from their first to its reply. Once they are more than the budget, nothing more is read of any upload, unless
+  all of it is held by uploads: then the oldest goes on, or none could ever end. So the budget is exceeded by one message, and by what had
+  been read from the sockets already.
+- Memory always comes back: messages end, and an upload that waits too long, between its chunks too, gives its own up and is told 452.
 """
 
 from __future__ import annotations
@@ -32,30 +33,34 @@ class Budget:
         self._uploads: dict[Waiter, None] = {}  # in the order of their beginning
         self._starved: set[Waiter] = set()
         self.used = 0
+        self._kept = 0  # of those not being read: they come back by themselves, so nobody need go beyond the budget
 
     def begin(self, upload: Waiter) -> None:
         """An upload begins."""
         self._uploads[upload] = None
-        if self.used > self._most and len(self._uploads) > 1:
+        if self.used > self._most and (len(self._uploads) > 1 or self._kept):
             self._starve(upload)
 
     def take(self, octets: int) -> None:
         """So many octets of an upload came in."""
         self.used += octets
         if self.used > self._most >= self.used - octets:
-            for upload in list(self._uploads)[1:]:
+            for upload in list(self._uploads)[0 if self._kept else 1 :]:
                 self._starve(upload)
 
-    def end(self, upload: Waiter) -> None:
+    def end(self, upload: Waiter, held: int = 0) -> None:
         """An upload is complete, or was broken off; its octets still count."""
         del self._uploads[upload]
         self._starved.discard(upload)
+        self._kept += held
         if self._starved:
             self._relieve()
 
-    def give_back(self, octets: int) -> None:
+    def give_back(self, upload: Waiter, octets: int) -> None:
         """So many octets are needed no more."""
         self.used -= octets
+        if upload not in self._uploads:
+            self._kept -= octets
         if self._starved:
             self._relieve()
 
@@ -66,10 +71,12 @@ class Budget:
     def _relieve(self) -> None:
         """Let the oldest go on, and after it as many as there is room for, should each of them read all it can at once."""
         room = self._most - self.used
-        for upload in list(self._uploads):
+        if room < 0 and self._kept:
+            return
+        for place, upload in enumerate(list(self._uploads)):
+            if room <= 0 and place:
+                break
             if upload in self._starved:
                 self._starved.discard(upload)
                 upload.relieve()
-            room -= READ
-            if room <= 0:
-                break
+                room -= READ

@@ -16,7 +16,7 @@ from relay.session.admission import plain_address
 from relay.session.door import Door
 from relay.session.engine import Engine
 from relay.session.house import House
-from relay.session.transaction import Gone, Transaction
+from relay.session.transaction import Gone, Silent, Transaction
 
 TURN = 100
 """Commands after which other connections get their turn."""
@@ -25,6 +25,7 @@ UNKNOWN = Reply(500, "5.1", "Command not recognized")
 TOO_LONG = Reply(500, "5.2", "Line too long")
 TOO_MANY = Reply(421, "7.0", "Too many connections, try again later")
 TOO_MANY_ERRORS = Reply(421, "7.0", "Too many errors, closing")
+BAD_CHUNK = Reply(421, "5.4", "Syntax: BDAT size [LAST]; what follows cannot be told from commands, closing")
 TOO_MANY_COMMANDS = Reply(421, "7.0", "Too many commands without a message, closing")
 TIMED_OUT = Reply(421, "4.2", "Timeout waiting for the client, closing")
 SHUTDOWN = Reply(421, "3.2", "Service shutting down")
@@ -97,6 +98,8 @@ class Connection(Engine):
         self._doom = SHUTDOWN
         if self._is_securing:
             self._task.cancel()  # nothing is under way, and in a handshake there is nothing that could be said
+        elif self._door.tls == "implicit" and not self.is_tls:
+            self._transport.close()  # nor before it; its task has not begun, and ends by itself
         elif not self._is_busy:
             self._is_closing = True
             if not self._is_lost:
@@ -122,7 +125,7 @@ class Connection(Engine):
                 await self.secure()
             self._out.append(f"220 {self._rules.hostname} ESMTP relay\r\n".encode("ascii"))
             await self._serve()
-        except TimeoutError:
+        except Silent:
             self.leave(TIMED_OUT)
         except asyncio.CancelledError:
             if not self._is_securing:
@@ -189,7 +192,7 @@ class Connection(Engine):
         method = self.methods.get(verb.upper())
         # An octet is looked for by its number: as bytes it would first be tried as a number, in vain, which takes ten times as long.
         if method is None or 10 in line or 13 in line or 0 in line:
-            return UNASKED if is_wary else UNKNOWN
+            return UNASKED if is_wary else BAD_CHUNK if line[:4].upper() == b"BDAT" else UNKNOWN
         return method(self, argument)
 
     async def _tell(self, reply: Reply) -> None:
@@ -210,5 +213,5 @@ class Connection(Engine):
         self.say(reply)
         try:
             await self.flush()
-        except (Gone, TimeoutError):
+        except (Gone, Silent):
             self._transport.abort()

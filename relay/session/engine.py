@@ -4,7 +4,7 @@ Promises:
 - Replies leave in the order of their commands, those of a pipelined group in one write, before the engine waits for input.
 - Lines end at CRLF only; a message is followed by commands only after its end; nothing that came before TLS counts after it.
 - Whatever the client does to the connection, a command that runs is not cancelled by it.
-- A client that is silent too long, or uploads too slowly, holds its connection no longer than its deadline: TimeoutError ends it.
+- A client that is silent too long, or uploads too slowly, holds its connection no longer than its deadline: Silent ends it.
   Input nobody has asked for yet is bounded, and that of messages is the budget's.
 
 Of aiosmtpd 1.4.6 only the class is inherited: nothing of it runs. The attributes are slots, of which ten thousand idle connections have
@@ -24,7 +24,7 @@ from relay.mail.reply import Reply
 from relay.session.budget import Budget
 from relay.session.capture import Capture, Upload
 from relay.session.house import Rules
-from relay.session.transaction import Gone
+from relay.session.transaction import Gone, Silent
 
 MAX_LINE = 12_310
 """Octets of a line: what RFC 4954 section 4 asks for AUTH; other commands need less."""
@@ -42,7 +42,8 @@ class Engine(SMTP):
 
     __slots__ = (
         "_budget", "_buffer", "_deadline", "_events", "_excused", "_held", "_is_clogged", "_is_half_closed", "_is_held_back", "_is_lost",
-        "_latest", "_out", "_room", "_rules", "_starving", "_timer", "_transport", "_upload", "_waiter", "is_tls",
+        "_is_shaking", "_latest", "_out", "_room", "_rules", "_seated", "_starving", "_timer", "_transport", "_upload", "_waiter",
+        "is_tls",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, rules: Rules, budget: Budget) -> None:
@@ -55,6 +56,7 @@ class Engine(SMTP):
         self._out: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
         self._upload: Upload | None = None
+        self._seated: Upload | None = None
         self._held = 0  # octets of this connection in the budget
         self._starving: asyncio.TimerHandle | None = None
         self._excused = 0.0  # seconds that an upload had to wait for the budget
@@ -63,7 +65,7 @@ class Engine(SMTP):
         self._timer: asyncio.TimerHandle | None = None
         self._is_lost = self._is_half_closed = self._is_held_back = self._is_clogged = False
         self._room: asyncio.Future[None] | None = None
-        self.is_tls = False
+        self.is_tls = self._is_shaking = False
 
     # -- the transport's side ------------------------------------------------------------------------------------------------
 
@@ -79,7 +81,7 @@ class Engine(SMTP):
                 return
             data = rest
         self._buffer += data
-        if len(self._buffer) > MAX_BUFFER and not self._is_held_back:
+        if len(self._buffer) > MAX_BUFFER and not self._is_held_back and not self._is_shaking:
             self._is_held_back = True
             self._transport.pause_reading()
         self._wake()
@@ -113,7 +115,7 @@ class Engine(SMTP):
     # -- waiting, with a deadline --------------------------------------------------------------------------------------------
 
     async def _wait(self, deadline: float) -> None:
-        """Wait until something comes in; raises Gone, or TimeoutError at the deadline (the loop's time)."""
+        """Wait until something comes in; raises Gone, or Silent at the deadline (the loop's time)."""
         if self._is_lost or self._is_half_closed:
             raise Gone
         if self._is_held_back:
@@ -137,7 +139,7 @@ class Engine(SMTP):
         if self._waiter is None or self._waiter.done():
             return
         if self._events.time() >= self._deadline:
-            self._waiter.set_exception(TimeoutError())
+            self._waiter.set_exception(Silent())
         else:
             self._timer = self._events.call_at(self._deadline, self._on_timer)
 
@@ -176,7 +178,7 @@ class Engine(SMTP):
         self._out.append(bytes(reply))
 
     async def flush(self) -> None:
-        """Send what was said, in one write; waits if the client does not read; raises Gone or TimeoutError."""
+        """Send what was said, in one write; waits if the client does not read; raises Gone or Silent."""
         if not self._out:
             return
         if not self._is_lost:
@@ -184,8 +186,11 @@ class Engine(SMTP):
         self._out.clear()
         if self._is_clogged:
             self._room = self._events.create_future()
-            async with asyncio.timeout_at(min(self._events.time() + self._rules.command_timeout, self._latest)):
-                await self._room
+            try:
+                async with asyncio.timeout_at(min(self._events.time() + self._rules.command_timeout, self._latest)):
+                    await self._room
+            except TimeoutError:
+                raise Silent from None
             if self._is_lost:
                 raise Gone
 
@@ -201,38 +206,52 @@ class Engine(SMTP):
     # -- messages in ---------------------------------------------------------------------------------------------------------
 
     async def message(self) -> Capture:
-        """Say 354 and read a message to its end; raises Gone or TimeoutError."""
+        """Say 354 and read a message to its end; raises Gone or Silent."""
         capture = Capture(self._rules.max_message_bytes)
         self._out.append(START_MAIL)
-        await self.receive(capture, self._events.time() + self._rules.data_deadline)
+        self.take_seat(capture)
+        try:
+            await self.receive(capture, self._events.time() + self._rules.data_deadline)
+        finally:
+            self.leave_seat()
         return capture
 
-    async def receive(self, upload: Upload, latest: float) -> None:
-        """Read an upload, or a chunk of it, to its end; raises Gone, or TimeoutError if it is too slow or takes longer than `latest`."""
-        self._upload = upload
+    def take_seat(self, upload: Upload) -> None:
+        """A message begins: until it is complete, between its chunks too, the budget may have it wait, or given up."""
+        self._seated, self._excused = upload, 0.0
         self._budget.begin(self)
+
+    def leave_seat(self) -> None:
+        """It is complete, or broken off."""
+        self._seated = None
+        self._budget.end(self, self._held)
+        self.relieve()
+
+    async def receive(self, upload: Upload, latest: float, began: float = 0.0) -> None:
+        """Read an upload, or a chunk of it, to its end; raises Gone, or Silent if it is too slow or takes longer than `latest`."""
+        self._upload = upload
         try:
             if self._buffer:
                 data = bytes(self._buffer)
                 self._buffer.clear()
                 if rest := self._feed(data):
                     self._buffer += rest
-            await self.flush()
-            began, before, self._excused = self._events.time(), upload.octets, 0.0
+            if self._upload is not None:  # else what was said goes out with the rest of its group
+                await self.flush()
+            if not began:
+                began = self._events.time()
             rate, grace = self._rules.min_rate, self._rules.grace
-            due = min(latest, began + grace) if rate else latest
+            due = min(latest, began + grace + self._excused + upload.octets / rate) if rate else latest
             while self._upload is not None:
                 try:
                     await self._wait(due)
-                except TimeoutError:
+                except Silent:
                     # Every octet that came has bought its time.
-                    due = min(latest, began + grace + self._excused + (upload.octets - before) / rate) if rate else due
+                    due = min(latest, began + grace + self._excuse() + upload.octets / rate) if rate else due
                     if due <= self._events.time() or self._latest <= self._events.time():
                         raise
         finally:
             self._upload = None
-            self._budget.end(self)
-            self.relieve()
 
     def _feed(self, data: bytes) -> bytes | None:
         """Give octets to the upload; returns what follows it once it is complete."""
@@ -253,27 +272,33 @@ class Engine(SMTP):
         """The octets of the message are needed no more."""
         if self._held:
             held, self._held = self._held, 0
-            self._budget.give_back(held)
+            self._budget.give_back(self, held)
 
     def starve(self) -> None:
         """The budget has no room: read no more of the upload, and give it up if that lasts."""
-        upload = self._upload
-        if upload is not None and not upload.is_given_up and self._starving is None:
+        upload = self._seated
+        if upload is not None and not upload.is_given_up and not upload.is_over and self._starving is None:
             self._transport.pause_reading()
             self._starving = self._events.call_later(self._rules.upload_wait, self._give_up)
 
     def relieve(self) -> None:
         """There is room again, or none is needed: read on."""
         if self._starving is not None:
-            self._excused += self._rules.upload_wait - max(0.0, self._starving.when() - self._events.time())
+            self._excused = self._excuse()
             self._starving.cancel()
             self._starving = None
             if not self._is_held_back and not self._transport.is_closing():
                 self._transport.resume_reading()
 
+    def _excuse(self) -> float:
+        """Seconds that the upload had to wait for the budget, up to now."""
+        if self._starving is None:
+            return self._excused
+        return self._excused + self._rules.upload_wait - max(0.0, self._starving.when() - self._events.time())
+
     def _give_up(self) -> None:
-        if self._upload is not None:
-            self._upload.give_up()
+        if self._seated is not None:
+            self._seated.give_up()
             self.release()
         self.relieve()
 
@@ -289,7 +314,7 @@ class Engine(SMTP):
         early = bytes(self._buffer) if is_first else b""
         self._buffer.clear()
         self._is_held_back = False
-        self.is_tls = True
+        self.is_tls = self._is_shaking = True
         patience = min(HANDSHAKE_TIMEOUT, self._latest - self._events.time())
         if self._is_lost or self._is_half_closed or self._transport.is_closing() or patience <= 0:
             raise Gone
@@ -307,7 +332,11 @@ class Engine(SMTP):
             raise Gone from None
         if transport is None:
             raise Gone
-        self._transport = transport
+        self._transport, self._is_shaking = transport, False
+        # What the last flight of the handshake brought along came before there was this transport to hold back.
+        self._is_held_back = len(self._buffer) > MAX_BUFFER
+        if self._is_held_back:
+            transport.pause_reading()
 
     def finish(self) -> None:
         """Close the connection, after what was written; who does not read that is cut off."""

@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from relay.mail.address import canonical, is_qualified, parse_path
+from relay.mail.address import is_qualified, parse_path
 from relay.mail.envelope import Recipient
 from relay.mail.reply import Reply
 from relay.mail.unitext import KIND, is_unitext
@@ -158,11 +158,6 @@ def _is_notify(value: str) -> bool:
     """NEVER alone, or distinct others (RFC 3461 section 4.1)."""
     words = value.split(",")
     return value == "NEVER" or (len(words) == len(set(words)) and set(words) <= _NOTIFY)
-
-
-def same_mailbox(a: Recipient, b: Recipient) -> bool:
-    """Whether two recipients are one mailbox, which is counted and sent to once."""
-    return canonical(a.address) == canonical(b.address)
 
 
 _CHUNK = re.compile(rb"([0-9]{1,19})(?: +([Ll][Aa][Ss][Tt]))? *")

@@ -133,10 +133,11 @@ class Reception:
                 await asyncio.sleep(PAUSE)
                 continue
             is_told = False
-            if len(self._reading) >= self._house.rules.max_connections:
+            has_header = address[0] in self._balancers
+            if has_header and len(self._reading) >= self._house.rules.max_connections:
+                self._house.journal.event("proxy_refused", client=address[0], port=self._door.port, reason="too many headers are awaited")
                 sock.close()
                 continue
-            has_header = address[0] in self._balancers
             task = asyncio.create_task(self._admit(sock, address[0], has_header))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

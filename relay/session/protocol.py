@@ -14,20 +14,21 @@ from relay.mail.envelope import Envelope, Recipient
 from relay.mail.reply import Reply
 from relay.mail.trace import Hop
 from relay.session.capture import SMALL, Chunks, Upload
-from relay.session.connection import UNASKED, Answer, Method
+from relay.session.connection import BAD_CHUNK, UNASKED, Answer, Method
 from relay.session.door import Door
 from relay.session.entrance import EHLO_FIRST, NO_ARGUMENT, OK, Entrance, host_name
 from relay.session.grammar import Sender, parse_bdat, parse_mail, parse_rcpt
 from relay.session.house import House
-from relay.session.transaction import CLOSING, Gone, Transaction
+from relay.session.transaction import CLOSING, Gone, Silent, Transaction
 
 SENDER_OK = Reply(250, "1.0", "Sender OK")
 RECIPIENT_OK = Reply(250, "1.5", "Recipient OK")
 MAIL_FIRST = Reply(503, "5.1", "MAIL first")
 NO_RECIPIENTS = Reply(503, "5.1", "No valid recipients")
+TOO_MANY_REFUSALS = Reply(421, "7.0", "Too many refused messages, closing")
 IN_CHUNKS = Reply(503, "5.1", "Only BDAT goes on with a message that BDAT began")
+BROKEN = Reply(421, "3.0", "Internal error, closing")
 BUG = Reply(451, "3.0", "Internal error, try again later")
-BAD_CHUNK = Reply(421, "5.4", "Syntax: BDAT size [LAST]; what follows cannot be told from commands, closing")
 
 
 class Abandoned(Exception):
@@ -41,7 +42,7 @@ class Abandoned(Exception):
 class Protocol(Entrance):
     """One connection, whole."""
 
-    __slots__ = ("_chunk", "_is_asked_for", "_messages", "_recipients", "_sender")
+    __slots__ = ("_chunk", "_is_asked_for", "_is_read", "_messages", "_recipients", "_sender")
 
     def __init__(self, house: House, door: Door, peer: tuple[str, int] | None = None) -> None:
         super().__init__(house, door, peer)
@@ -50,7 +51,7 @@ class Protocol(Entrance):
         """By what two spellings of one mailbox have in common: it is counted and sent to once."""
         self._chunk: tuple[int, bool] | None = None
         """The chunk whose octets come next: its size, and whether it is the last."""
-        self._is_asked_for = False
+        self._is_asked_for = self._is_read = False
         self._messages = 0
 
     # -- the envelope --------------------------------------------------------------------------------------------------------
@@ -79,6 +80,7 @@ class Protocol(Entrance):
         if isinstance(recipient, Reply):
             return recipient
         mailbox = canonical(recipient.address)
+        self._commands -= 1  # a message is being made ready; how many it may have is another limit's to say
         if mailbox in self._recipients:
             return Reply(250, "1.5", "Recipient OK, named before")
         if len(self._recipients) >= self._rules.max_recipients:
@@ -94,6 +96,8 @@ class Protocol(Entrance):
     async def _cmd_data(self, argument: bytes) -> Answer:
         self._is_asked_for = False
         reply = NO_ARGUMENT if argument else await self._take_message()
+        if reply is BUG and self._is_asked_for and not self._is_read:  # the rest of the message is still to come
+            return BROKEN
         if self._is_asked_for or reply.code == 421:
             return reply
         # DATA is the last of its group (RFC 2920 section 3.1). What has come behind one that is refused, or begins with no command,
@@ -114,7 +118,7 @@ class Protocol(Entrance):
             answer = self._answer(abandoned.line)
             return answer if answer is None or isinstance(answer, Reply) else await answer
         if reply is BUG:  # how much of the chunk is still to come is not known
-            return Reply(421, "3.0", "Internal error, closing")
+            return BROKEN
         if self._chunk is not None:
             await self._read_chunk(Chunks(0), self._events.time() + self._rules.data_deadline)
         return reply
@@ -130,7 +134,7 @@ class Protocol(Entrance):
         try:
             reply = await transaction.run(self)
             self._is_verdict = True
-        except (Gone, TimeoutError, Abandoned):
+        except (Gone, Silent, Abandoned):
             raise
         except Exception as error:  # a bug: the client keeps its message
             self._house.journal.bug(transaction.id, error)
@@ -138,7 +142,9 @@ class Protocol(Entrance):
         finally:
             self._transaction = None
             self.release()
-        self._taken += transaction.is_taken
+        if transaction.is_taken:
+            self._taken += 1
+            self._errors = 0
         return self._heed(transaction, reply)
 
     def _begin(self, sender: Sender) -> Transaction:
@@ -160,32 +166,42 @@ class Protocol(Entrance):
                 return reply
         self._refusals += 1
         if self._refusals >= self._rules.max_refusals:
-            return Reply(421, "7.0", reply.text)
+            if reply.code < 500:
+                return Reply(421, "7.0", reply.text)
+            self._doom = self._doom or TOO_MANY_REFUSALS  # what is refused for good must not be heard as something to try again
         return reply
 
     async def upload(self) -> Upload:
-        """Read the message to its end: after 354, or the rest of the chunks; raises Gone, TimeoutError or Abandoned."""
+        """Read the message to its end: after 354, or the rest of the chunks; raises Gone, Silent or Abandoned."""
         self._is_asked_for = True
-        return await self.message() if self._chunk is None else await self._read_chunks()
+        self._is_read = False
+        upload = await self.message() if self._chunk is None else await self._read_chunks()
+        self._is_read = True
+        return upload
 
     # -- chunks --------------------------------------------------------------------------------------------------------------
 
     async def _read_chunks(self) -> Upload:
         """Read the message in chunks, answering those before the last (RFC 3030 section 2); one that went wrong ends it."""
-        latest = self._events.time() + self._rules.data_deadline
+        began = self._events.time()
+        latest = began + self._rules.data_deadline
         chunks = Chunks(self._rules.max_message_bytes)
-        while True:
-            assert self._chunk is not None
-            size, is_last = self._chunk
-            await self._read_chunk(chunks, latest)
-            if is_last or chunks.is_over or chunks.is_given_up:
-                chunks.end()
-                return chunks
-            await self._tell(Reply(250, "0.0", f"{size} octets received"))
-            self._chunk = await self._await_chunk(latest)
+        self.take_seat(chunks)
+        try:
+            while True:
+                assert self._chunk is not None
+                size, is_last = self._chunk
+                await self._read_chunk(chunks, latest, began)
+                if is_last or chunks.is_over or chunks.is_given_up:
+                    chunks.end()
+                    return chunks
+                await self._tell(Reply(250, "0.0", f"{size} octets received"))
+                self._chunk = await self._await_chunk(latest)
+        finally:
+            self.leave_seat()
 
     async def _await_chunk(self, latest: float) -> tuple[int, bool]:
-        """The next BDAT; what else may come between two chunks is answered. Raises Abandoned, Gone or TimeoutError."""
+        """The next BDAT; what else may come between two chunks is answered. Raises Abandoned, Gone or Silent."""
         while not self._is_closing:
             line = await self.line(latest)
             verb, _, argument = line.rstrip(b" \t").partition(b" ") if line is not None else (b"", b"", b"")
@@ -210,13 +226,13 @@ class Protocol(Entrance):
                         await self._tell(reply)
         raise Gone
 
-    async def _read_chunk(self, chunks: Chunks, latest: float) -> None:
-        """Read the octets that BDAT announced; raises Gone or TimeoutError."""
+    async def _read_chunk(self, chunks: Chunks, latest: float, began: float = 0.0) -> None:
+        """Read the octets that BDAT announced; raises Gone or Silent."""
         assert self._chunk is not None
         size, self._chunk = self._chunk[0], None
         chunks.begin(size)
         if size:
-            await self.receive(chunks, latest)
+            await self.receive(chunks, latest, began)
 
     # -- the rest ------------------------------------------------------------------------------------------------------------
 

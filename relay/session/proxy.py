@@ -51,7 +51,7 @@ class Balancers:
     """The addresses whose connections begin with a header."""
 
     def __init__(self, networks: Sequence[str]) -> None:
-        self._networks: list[Network] = [ipaddress.ip_network(network) for network in networks]
+        self._networks: list[Network] = [_unmapped(ipaddress.ip_network(network)) for network in networks]
 
     def __bool__(self) -> bool:
         return bool(self._networks)
@@ -60,6 +60,14 @@ class Balancers:
         """Whether it is one of theirs; an IPv4 address that came by an IPv6 socket is what it is."""
         found = ipaddress.ip_address(plain_address(address))
         return any(found in network for network in self._networks)
+
+
+def _unmapped(network: Network) -> Network:
+    """IPv4 addresses that are written as IPv6 ones, as what they are."""
+    first = network.network_address
+    if isinstance(first, ipaddress.IPv6Address) and first.ipv4_mapped is not None and network.prefixlen >= 96:
+        return ipaddress.ip_network((first.ipv4_mapped, network.prefixlen - 96))
+    return network
 
 
 def missing(header: bytes) -> int:

@@ -46,6 +46,10 @@ class Gone(Exception):
     """The client is no longer there."""
 
 
+class Silent(Exception):
+    """The client has let its deadline pass: it says nothing, says it too slowly, or does not read."""
+
+
 class Withheld(Exception):
     """The message may not go out after all; the reply says why, and nothing of it was offered to the smarthost."""
 
@@ -173,7 +177,7 @@ class Transaction:
         if self._house.changes.since(self._user.name, self._mark):  # heard before this could be found to be checked anew
             self.start_recheck()
         try:
-            return await client.upload()
+            upload = await client.upload()
         finally:
             uploads.discard(self)
             if not uploads:
@@ -184,16 +188,18 @@ class Transaction:
                 except asyncio.CancelledError:
                     self._recheck.cancel()  # else it might reserve again what is given back now
                     raise
-                self._recheck.result()
+        if self._recheck is not None:  # a fault of its own must not take the place of what has ended the upload
+            self._recheck.result()
+        return upload
 
     def _inspect(self, upload: Upload) -> tuple[Reply | None, trace.Header]:
         rules = self._house.rules
         header = trace.read_header(upload.wire, rules.hostname.encode("ascii"))
         problem = None
-        if upload.is_given_up:
-            problem = NO_ROOM
-        elif upload.is_over:
+        if upload.is_over:
             problem = Reply(552, "3.4", f"Message exceeds the limit of {rules.max_message_bytes} octets")
+        elif upload.is_given_up:
+            problem = NO_ROOM
         elif has_bare_newline(upload.wire):
             problem = Reply(550, "6.11", "Bare CR or LF in the message; lines end with CRLF (RFC 5321 section 2.3.8)")
         elif header.ours >= rules.max_passes or header.received > trace.MAX_RECEIVED:

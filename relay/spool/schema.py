@@ -109,7 +109,7 @@ def locked(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def prepare(path: Path) -> None:
+def prepare(path: Path, may_upgrade: bool = True) -> None:
     """Make the folder, the file and its tables, unless they exist; raises SpoolUnusable or SpoolUnavailable."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def prepare(path: Path) -> None:
                 _sync_folder(path.parent)
             db = connect(path)
             try:
-                _create(db, path)
+                _create(db, path, may_upgrade)
             finally:
                 db.close()
     except sqlite3.DatabaseError as error:
@@ -130,7 +130,7 @@ def prepare(path: Path) -> None:
         raise SpoolUnavailable(f"{error.filename or path}: {error.strerror}") from error
 
 
-def _create(db: sqlite3.Connection, path: Path) -> None:
+def _create(db: sqlite3.Connection, path: Path, may_upgrade: bool) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     application = db.execute("PRAGMA application_id").fetchone()[0]
     is_empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
@@ -139,6 +139,8 @@ def _create(db: sqlite3.Connection, path: Path) -> None:
     if application == APPLICATION and version > VERSION:
         raise SpoolUnusable(f"{path} is of a newer relay: its schema is {version}, this relay knows {VERSION}")
     if application == APPLICATION and version in STEPS:
+        if not may_upgrade:
+            raise SpoolUnusable(f"{path} is of an older relay: start this one, which brings it up to date")
         _commit(db, [statement for step in range(version, VERSION) for statement in STEPS[step]])
         return
     if application or version or not is_empty:

@@ -54,7 +54,7 @@ class Spool:
         `reserve` is in octets of free disk. `on_corrupt` hears, in the loop, the id of an entry that cannot be read, and why.
         `linger` is how long a write waits, in s, for others to share its fsync: for a process that nobody waits for.
         """
-        prepare(path)
+        prepare(path, may_upgrade=bool(incarnation))  # a visitor only looks: the relay whose spool it is may still be an older one
         self.path = path
         self.incarnation = incarnation
         keep = _not_kept

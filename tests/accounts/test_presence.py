@@ -217,3 +217,51 @@ async def test_more_users_than_are_renewed_at_a_time_are_all_renewed(stores: lis
     assert len(await stores[0].command("KEYS", "*:sessions")) == 250
     running.cancel()
     await asyncio.wait({running})
+
+
+class Far(Store):
+    """A store some way off."""
+
+    async def run(self, script: Script, key: str, *arguments: Argument) -> Any:
+        """Answer a little later."""
+        answer = await super().run(script, key, *arguments)
+        await asyncio.sleep(0.004)
+        return answer
+
+
+async def test_who_comes_and_goes_all_the_time_keeps_nobody_elses_lease_from_being_renewed(stores: list[Store], place: Path) -> None:
+    far = Far(f"unix://{place / 'data' / 'store.sock'}")
+    here, there = Presence(far, "here", 1, lease=1.0), Presence(stores[0], "there", 1, lease=1.0)
+    idle = [f"idle{number}" for number in range(250)]
+    renewing = asyncio.create_task(here.run())
+    assert all(await asyncio.gather(*map(here.enter, idle)))
+    is_over = asyncio.Event()
+
+    async def come_and_go() -> None:
+        while not is_over.is_set():
+            if await here.enter("busy"):
+                here.leave("busy")
+
+    crowd = [asyncio.create_task(come_and_go()) for _ in range(3)]
+    began = asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() - began < 2.5:
+        for user in random.Random(1).sample(idle, 20):
+            assert not await there.enter(user)
+    is_over.set()
+    await asyncio.gather(*crowd)
+    renewing.cancel()
+    await far.close()
+
+
+async def test_a_store_that_was_away_for_less_than_a_lease_costs_nobody_his_place(stores: list[Store], moody: Moody) -> None:
+    here, there = Presence(moody, "here", 1, lease=1.2), Presence(stores[1], "there", 1, lease=1.2)
+    assert await here.enter("a")
+    renewing = asyncio.create_task(here.run())
+    await asyncio.sleep(0.38)
+    moody.is_away = True  # for the renewals at a third of the lease, and at two thirds
+    await asyncio.sleep(0.55)
+    moody.is_away = False
+    for _ in range(12):
+        await asyncio.sleep(0.05)
+        assert not await there.enter("a")
+    renewing.cancel()

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from relay.accounts.throttle import Throttle
-from relay.store.client import Store, StoreUnavailable
+from relay.store.client import Argument, Script, Store, StoreUnavailable
 
 
 @dataclass(frozen=True)
@@ -236,3 +237,28 @@ async def test_without_the_store_nobody_is_admitted_and_nobody_stays_in_line(pla
 async def _ms_ago(store: Store, ms: int) -> int:
     seconds, micros = await store.command("TIME")
     return int(seconds) * 1000 + int(micros) // 1000 - ms
+
+
+async def test_failures_that_come_rarely_are_never_added_up(store: Store) -> None:
+    """Each failure counts for one window and no longer, however many follow it."""
+    throttle = Throttle(store, Limits(failures_per_user=3, window_seconds=1))
+    for _ in range(7):
+        assert await fail(throttle, "192.0.2.1", "a") == 0
+        await asyncio.sleep(0.6)
+
+
+async def test_a_crowd_with_right_passwords_stands_in_line_and_does_not_ask_again_and_again(store: Store, place: Path) -> None:
+    asked = 0
+
+    class Counting(Store):
+        async def run(self, script: Script, key: str, *arguments: Argument) -> Any:
+            nonlocal asked
+            asked += 1
+            return await super().run(script, key, *arguments)
+
+    counting = Counting(f"unix://{place / 'data' / 'store.sock'}")
+    throttle = Throttle(counting, Limits())
+    waits = await asyncio.gather(*(succeed(throttle, "192.0.2.1", f"name{number}") for number in range(400)))
+    assert set(waits) == {0}
+    assert asked < 1000
+    await counting.close()

@@ -184,7 +184,7 @@ def check_at_rest(protocol: Protocol) -> None:
     """What a session that has done all it can may still have; raises Fault."""
     if protocol._held and protocol._transaction is None:
         raise Fault(f"memory of no message: {protocol._held}")
-    if protocol._starving is not None and protocol._upload is None:
+    if protocol._starving is not None and protocol._seated is None:
         raise Fault("it waits for memory for no upload")
 
 

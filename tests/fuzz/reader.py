@@ -15,11 +15,12 @@ import binascii
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from relay.mail.address import canonical
 from relay.mail.envelope import Recipient
 from relay.mail.reply import Reply
 from relay.mail.trace import MAX_RECEIVED, read_header
 from relay.session.door import Door
-from relay.session.grammar import Sender, parse_bdat, parse_mail, parse_rcpt, same_mailbox
+from relay.session.grammar import Sender, parse_bdat, parse_mail, parse_rcpt
 from relay.session.house import Rules
 from tests.fuzz.instant import TOKEN
 from tests.fuzz.rooms import GONE, HOSTNAME, NAME, PASSWORD, Script
@@ -132,7 +133,7 @@ class Reader:
             return 421 if is_wary else 500
         name, argument = _words(line)
         if name not in KNOWN or _is_odd(line):
-            return 421 if is_wary else 500
+            return 421 if is_wary or line[:4].upper() == b"BDAT" else 500
         match name:
             case b"EHLO" | b"HELO":
                 return self._greet(argument.strip(b" "), name == b"EHLO")
@@ -256,7 +257,8 @@ class Reader:
         recipient = parse_rcpt(argument, smtputf8=self._sender.smtputf8)
         if isinstance(recipient, Reply):
             return recipient.code
-        if not any(same_mailbox(recipient, known) for known in self._recipients):
+        self._commands -= 1
+        if all(canonical(recipient.address) != canonical(known.address) for known in self._recipients):
             if len(self._recipients) == self._rules.max_recipients:
                 return 452
             self._recipients.append(recipient)
@@ -283,7 +285,9 @@ class Reader:
         elif outcome != "store":
             self._refusals += 1
             if self._refusals >= self._rules.max_refusals:
-                return 421
+                if REFUSALS[outcome] < 500:
+                    return 421
+                self._is_doomed = True
         return REFUSALS[outcome]
 
     def _data(self, argument: bytes) -> int:
@@ -369,6 +373,8 @@ class Reader:
             return 554
         outcome = next(self._forwards, "delivered")
         self.offers.append(Taken(sender.address, recipients, content, outcome == "delivered"))
+        if VERDICTS[outcome] == 250:
+            self._errors = 0
         return VERDICTS[outcome]
 
 

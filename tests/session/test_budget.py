@@ -31,11 +31,11 @@ class Upload:
 
 
 @given(st.data(), st.integers(1, 20))
-def test_somebody_always_reads_and_the_budget_is_exceeded_by_the_oldest_alone(data: st.DataObject, most: int) -> None:
+def test_somebody_reads_or_memory_comes_back_and_only_one_goes_beyond(data: st.DataObject, most: int) -> None:
     """In units of READ: every upload takes at most one at a time."""
     budget = Budget(most * READ)
     uploading: list[Upload] = []
-    complete: list[Upload] = []
+    kept: list[Upload] = []
     for _ in range(data.draw(st.integers(0, 80))):
         match data.draw(st.sampled_from(["begin", "take", "take", "end", "leave"])):
             case "begin":
@@ -47,17 +47,19 @@ def test_somebody_always_reads_and_the_budget_is_exceeded_by_the_oldest_alone(da
                 budget.take(READ)
             case "end" if uploading:
                 upload = uploading.pop(data.draw(st.integers(0, len(uploading) - 1)))
-                budget.end(upload)
-                complete.append(upload)
-            case "leave" if complete:
-                budget.give_back(complete.pop(data.draw(st.integers(0, len(complete) - 1))).held)
-        held = sum(upload.held for upload in uploading + complete)
+                budget.end(upload, upload.held)
+                kept.append(upload)
+            case "leave" if kept:
+                upload = kept.pop(data.draw(st.integers(0, len(kept) - 1)))
+                budget.give_back(upload, upload.held)
+        held = sum(upload.held for upload in uploading + kept)
         assert budget.used == held
-        if uploading:
+        if uploading and not any(upload.held for upload in kept):
             assert uploading[0].is_reading
         if held > most * READ:
-            # Who read on beyond it was the oldest in its time.
-            assert all(not upload.is_reading for upload in uploading[1:])
+            assert sum(upload.is_reading for upload in uploading) <= 1
+        if held <= (most - len(uploading)) * READ:  # there is room for everybody
+            assert all(upload.is_reading for upload in uploading)
 
 
 async def begin(worker: Worker, account: Any, lines: int) -> Wire:
@@ -123,6 +125,72 @@ async def test_a_chunk_that_finds_no_room_in_time_is_consumed_and_refused(open_w
         await worker.await_connections(1)
         assert await worker.account_of(account) == (0, 0)
         assert worker.house.budget.used == 0
+
+
+async def test_messages_that_wait_for_the_smarthost_leave_no_room_for_others(open_worker: Opening) -> None:
+    rules = {"upload_memory": 1 << 20, "max_message_bytes": 1 << 20, "upload_wait": 0.5}
+    async with open_worker(rules=rules) as worker:
+        worker.script("dot stall=2")
+        account = await worker.add_user()
+
+        async def send() -> bytes:
+            wire = await worker.enter(account)
+            return await wire.offer(b"Subject: x\r\n\r\n" + LINE * 1000)
+
+        sending = [asyncio.create_task(send()) for _ in range(12)]
+        most = 0
+        while not all(task.done() for task in sending):
+            most = max(most, worker.house.budget.used)
+            await asyncio.sleep(0.005)
+        codes = [task.result()[:3] for task in sending]
+        assert most < (1 << 20) + 1_000_000 + len(sending) * READ  # the oldest, and what had been read already
+        assert codes.count(b"250") >= 1 and codes.count(b"452") >= 6 and len(codes) == codes.count(b"250") + codes.count(b"452")
+        assert worker.house.budget.used == 0
+
+
+async def test_a_message_that_stands_still_between_its_chunks_gives_its_memory_up(open_worker: Opening) -> None:
+    rules = {"upload_memory": 1 << 20, "max_message_bytes": 1 << 20, "upload_wait": 0.2}
+    async with open_worker(rules=rules) as worker:
+        account = await worker.add_user()
+        holders = [await worker.enter(account) for _ in range(2)]
+        for wire in holders:
+            await wire.send(b"MAIL FROM:<a@b.example>", b"RCPT TO:<c@d.example>", b"BDAT 900000")
+            await wire.write(LINE * 900)
+            await settle_down()
+        for _ in range(3):
+            assert (await (await worker.enter(account)).offer(b"Subject: x\r\n\r\n" + LINE * 10)).startswith(b"250 ")
+        await holders[1].send(b"BDAT 0 LAST")
+        replies = [await holders[1].reply() for _ in range(4)]
+        assert replies[-1].startswith(b"452 4.3.1 ") or replies[-2].startswith(b"452 4.3.1 ")
+
+
+async def test_octets_that_are_thrown_away_wait_for_nobody_and_nobody_for_them(open_worker: Opening) -> None:
+    rules = {"upload_memory": 1 << 20, "max_message_bytes": 1 << 20, "upload_wait": 0.5}
+    async with open_worker(rules=rules) as worker:
+        stranger = await worker.connect()
+        await stranger.reply()
+        await stranger.ask(b"EHLO x")
+        await stranger.send(b"BDAT 1000000")
+        account = await worker.add_user()
+        wires = [await begin(worker, account, 800) for _ in range(2)]
+        await settle_down()
+        for wire in wires:
+            await wire.write(b".\r\n")
+            assert (await wire.reply()).startswith(b"250 ")
+
+
+async def test_a_message_too_large_is_told_so_even_where_there_is_no_room(open_worker: Opening) -> None:
+    rules = {"upload_memory": 1 << 20, "max_message_bytes": 100_000, "upload_wait": 0.2}
+    async with open_worker(rules=rules) as worker:
+        account = await worker.add_user()
+        large = await begin(worker, account, 300)
+        await settle_down()
+        small = [await begin(worker, account, 98) for _ in range(12)]
+        await asyncio.sleep(0.3)
+        await large.write(b".\r\n")
+        assert (await large.reply()).startswith(b"552 5.3.4 ")
+        for wire in small:
+            await wire.close()
 
 
 async def test_who_hangs_up_while_waiting_for_room_gives_its_own_back(open_worker: Opening) -> None:

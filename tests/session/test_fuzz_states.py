@@ -241,8 +241,8 @@ def test_an_upload_that_waits_for_memory_and_breaks_off_gives_back_what_it_had(b
     assert [offer.is_taken for offer in place.books.offers] == [True] * 4
 
 
-def test_a_message_that_was_there_before_memory_ran_short_waits_for_none(bench: Bench) -> None:
-    place = furnish(Script(), replace(PATIENT, upload_memory=40))
+def test_a_message_that_stands_still_while_memory_is_short_is_given_up_and_its_session_goes_on(bench: Bench) -> None:
+    place = furnish(Script(), replace(PATIENT, upload_memory=40, upload_wait=10.0))
     (_, first), (protocol, second) = (bench.connect(place, PLAIN, f"192.0.2.{number}") for number in range(2))
     first.send(LOG_IN + ENVELOPE + b"DATA\r\n" + CONTENT)
     bench.loop.pass_time(1.0)
@@ -250,8 +250,11 @@ def test_a_message_that_was_there_before_memory_ran_short_waits_for_none(bench: 
     bench.loop.pass_time(1.0)
     check_at_rest(protocol)
     second.send(b"NOOP\r\n")
-    bench.loop.pass_time(1.0)
+    bench.loop.pass_time(15.0)
     assert second.heard.endswith(b"250 2.0.0 OK\r\n" * 2)
+    second.send(b"BDAT 1 LAST\r\nx")
+    bench.loop.pass_time(1.0)
+    assert second.heard.endswith(b"452 4.3.1 No memory for the message now, try again later\r\n")
     for line in (first, second):
         line.lose()
     bench.loop.pass_time(1.0)

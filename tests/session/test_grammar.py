@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from relay.mail.address import is_mailbox
 from relay.mail.envelope import Recipient
 from relay.mail.reply import Reply
-from relay.session.grammar import Sender, parse_mail, parse_rcpt, same_mailbox
+from relay.session.grammar import Sender, parse_mail, parse_rcpt
 
 SIMPLE = st.from_regex(rb"[A-Za-z0-9+_=\-]{1,70}@([A-Za-z0-9-]{1,64}\.){1,7}[A-Za-z]{1,25}", fullmatch=True)
 ODD = st.text(st.sampled_from('ab.@<>"\\:;,=+ \t\r\n\0\x1c\u00fcSIZERET'), max_size=30).map(lambda text: text.encode("latin-1"))
@@ -127,9 +127,3 @@ def test_what_is_no_xtext_is_refused(value: str) -> None:
 def test_notify_is_never_alone_or_each_of_the_others_once(value: str, is_one: bool) -> None:
     read = parse_rcpt(f"TO:<a@b.c> NOTIFY={value}".encode())
     assert read == Recipient("a@b.c", value.upper()) if is_one else isinstance(read, Reply)
-
-
-def test_one_mailbox_is_known_by_its_domain_in_any_case() -> None:
-    assert same_mailbox(Recipient("a@B.c"), Recipient("a@b.C", "NEVER"))
-    assert not same_mailbox(Recipient("A@b.c"), Recipient("a@b.c"))
-    assert same_mailbox(Recipient("ü@bücher.example"), Recipient("ü@xn--bcher-kva.example"))

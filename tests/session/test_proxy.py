@@ -175,3 +175,4 @@ def test_balancers_are_found_by_address_and_by_network() -> None:
     for address in ("10.0.0.6", "::ffff:10.2.0.1", "::a01:203", "2001:db9::1"):
         assert address not in balancers
     assert not Balancers([])
+    assert "10.0.0.1" in Balancers(["::ffff:10.0.0.1"]) and "10.0.0.9" in Balancers(["::ffff:10.0.0.0/120"])

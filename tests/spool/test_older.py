@@ -16,6 +16,7 @@ import pytest
 
 from relay.mail.envelope import Envelope, Recipient
 from relay.spool.entry import Entry, Standing
+from relay.spool.fault import SpoolUnusable
 from relay.spool.schema import APPLICATION, PAGE, VERSION, connect, prepare
 from relay.spool.spool import Spool
 from tests.spool.making import PREFIX, WIRE, Hands, an_entry, as_all, ids, put, scribble
@@ -108,6 +109,16 @@ OLD = an_entry("old", 1000.0, recipients=3, held="operator", in_doubt=True)
 OLDER = an_entry("older", 900.0, is_settled=False, kind="dsn", origin="x", units=0)
 
 
+async def test_a_visitor_leaves_the_spool_of_an_older_relay_alone(path: Path) -> None:
+    make_version_1(path, OLD)
+    with pytest.raises(SpoolUnusable, match="of an older relay: start this one"):
+        Spool(path, "", 0)
+    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (1,)
+    spool = Spool(path, "relay", 0)
+    await spool.close()
+    await Spool(path, "", 0).close()
+
+
 async def test_what_an_older_relay_left_is_all_there_and_its_seals_hold(path: Path, tmp_path: Path, clock: Hands) -> None:
     make_version_1(path, OLDER, OLD)
     told: list[str] = []
@@ -161,7 +172,7 @@ def trace(sql):
 with schema.locked(path):
     db = schema.connect(path)
     db.set_trace_callback(trace)
-    schema._create(db, path)
+    schema._create(db, path, True)
 """
 
 
