@@ -177,7 +177,7 @@ class Journal:
             self._write(
                 "taken",
                 f'"id":{q(id)},"user":{q(user)},"sender":{q(sender)},"recipients":[{",".join(map(q, recipients))}],"units":{units},'
-                f'"at":{at},"octets":{octets},"seconds":{round(seconds, 6)},"reply":{q(reply)}',
+                f'"at":{at},"octets":{octets},"seconds":{seconds:.6f},"reply":{q(reply)}',
             )
             return
         self.event(

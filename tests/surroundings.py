@@ -163,7 +163,10 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 def fill(folder: Path, leave: int = 0) -> Path:
     """Fill a disk up, but for so many octets; remove the file that is returned and there is space again."""
     path = folder / "filler"
-    with path.open("wb") as out, contextlib.suppress(OSError):
-        disk = os.statvfs(folder)
-        os.posix_fallocate(out.fileno(), 0, max(1, disk.f_bavail * disk.f_frsize - leave))
-    return path
+    with path.open("wb") as out:
+        while True:
+            disk = os.statvfs(folder)
+            if (free := disk.f_bavail * disk.f_frsize - leave) <= 0:
+                return path
+            with contextlib.suppress(OSError):  # somebody else took some of it since it was looked at: then nothing was given
+                os.posix_fallocate(out.fileno(), 0, os.fstat(out.fileno()).st_size + free)

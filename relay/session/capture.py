@@ -71,6 +71,9 @@ class Capture(Upload):
 
     def feed(self, data: bytes) -> bytes | None:
         """Look for the end, in the seam between the pieces first."""
+        if not self.octets and not self.is_given_up and (end := data.find(_END)) >= 0 and data[:3] != _END[2:]:
+            self._take_whole(data[: end + 2])
+            return data[end + 5 :]
         tail = self._tail
         # What ends across a seam goes on with one of these.
         end = (tail + data[:4]).find(_END) - len(tail) if data[:1] in _SEAM else -9
@@ -82,6 +85,13 @@ class Capture(Upload):
                 return None
         self._finish(data, end + 2)
         return data[end + 5 :]
+
+    def _take_whole(self, wire: bytes) -> None:
+        """The message came in one piece, as most do."""
+        self.octets = len(wire) + 3
+        if self.octets > self._limit:
+            self.is_over = len(wire) > self._most or content_size(wire) > self._limit
+        self.wire = b"" if len(wire) > self._most else wire
 
     def _finish(self, data: bytes, stop: int) -> None:
         """The message ends at that octet of the last piece, or, counted from its beginning, in those before."""

@@ -166,7 +166,9 @@ class Engine(SMTP):
                 is_over = True
                 del self._buffer[:-1]
             if self._out:
-                await self.flush()
+                self._send()
+            if self._is_clogged:
+                await self._unclog()
             deadline = deadline or min(self._events.time() + self._rules.command_timeout, latest)
             await self._wait(deadline)
         line = bytes(self._buffer[:end])
@@ -179,20 +181,26 @@ class Engine(SMTP):
 
     async def flush(self) -> None:
         """Send what was said, in one write; waits if the client does not read; raises Gone or Silent."""
-        if not self._out:
-            return
+        if self._out:
+            self._send()
+        if self._is_clogged:
+            await self._unclog()
+
+    def _send(self) -> None:
         if not self._is_lost:
             self._transport.write(b"".join(self._out))
         self._out.clear()
-        if self._is_clogged:
-            self._room = self._events.create_future()
-            try:
-                async with asyncio.timeout_at(min(self._events.time() + self._rules.command_timeout, self._latest)):
-                    await self._room
-            except TimeoutError:
-                raise Silent from None
-            if self._is_lost:
-                raise Gone
+
+    async def _unclog(self) -> None:
+        """Wait until the client reads; raises Gone or Silent."""
+        self._room = self._events.create_future()
+        try:
+            async with asyncio.timeout_at(min(self._events.time() + self._rules.command_timeout, self._latest)):
+                await self._room
+        except TimeoutError:
+            raise Silent from None
+        if self._is_lost:
+            raise Gone
 
     def leave(self, reply: Reply) -> None:
         """Say a last thing without waiting; who does not read is cut off."""
@@ -236,8 +244,10 @@ class Engine(SMTP):
                 self._buffer.clear()
                 if rest := self._feed(data):
                     self._buffer += rest
-            if self._upload is not None:  # else what was said goes out with the rest of its group
-                await self.flush()
+            if self._upload is not None and self._out:  # else what was said goes out with the rest of its group
+                self._send()
+                if self._is_clogged:
+                    await self._unclog()
             if not began:
                 began = self._events.time()
             rate, grace = self._rules.min_rate, self._rules.grace

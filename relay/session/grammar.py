@@ -92,7 +92,7 @@ def parse_mail(argument: bytes, max_size: int) -> Sender | Reply:
 
 def parse_rcpt(argument: bytes, smtputf8: bool = False) -> Recipient | Reply:
     """Read `TO:<forward-path> parameters`; with `smtputf8`, which MAIL asked for, there may be UTF-8 in it."""
-    if argument[:3].upper() == b"TO:" and (found := _PLAIN_PATH.fullmatch(argument)):
+    if (found := _PLAIN_PATH.fullmatch(argument)) and argument[:1] in b"Tt":
         return Recipient(found[1].decode("ascii"))
     path = _split(argument, b"TO:", "1.3", "recipient", smtputf8)
     if isinstance(path, Reply):
