@@ -174,9 +174,10 @@ class Journal:
         self._tally.take(len(recipients), octets, seconds)
         if self._is_json and not spooled:  # as below, in half the time: nearly every message ends here
             q = _quote
+            to = q(recipients[0]) if len(recipients) == 1 else ",".join(map(q, recipients))
             self._write(
                 "taken",
-                f'"id":{q(id)},"user":{q(user)},"sender":{q(sender)},"recipients":[{",".join(map(q, recipients))}],"units":{units},'
+                f'"id":{q(id)},"user":{q(user)},"sender":{q(sender)},"recipients":[{to}],"units":{units},'
                 f'"at":{at},"octets":{octets},"seconds":{seconds:.6f},"reply":{q(reply)}',
             )
             return

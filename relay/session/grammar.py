@@ -17,6 +17,7 @@ from relay.mail.unitext import KIND, is_unitext
 SHOWN = 32
 """Characters of an unknown parameter's name that are said back: a command may be longer than a reply (RFC 5321 section 4.5.3.1.5)."""
 
+_TO = frozenset(b"Tt")
 LONGEST_PLAIN = 264
 """Octets of the longest path without parameters, with its keyword."""
 
@@ -92,7 +93,7 @@ def parse_mail(argument: bytes, max_size: int) -> Sender | Reply:
 
 def parse_rcpt(argument: bytes, smtputf8: bool = False) -> Recipient | Reply:
     """Read `TO:<forward-path> parameters`; with `smtputf8`, which MAIL asked for, there may be UTF-8 in it."""
-    if (found := _PLAIN_PATH.fullmatch(argument)) and argument[:1] in b"Tt":
+    if (found := _PLAIN_PATH.fullmatch(argument)) and argument[0] in _TO:
         return Recipient(found[1].decode("ascii"))
     path = _split(argument, b"TO:", "1.3", "recipient", smtputf8)
     if isinstance(path, Reply):

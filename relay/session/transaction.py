@@ -316,7 +316,8 @@ class Transaction:
     def _tell_taken(self, end: Disposition, accepted: int, settlement: Settlement | Kept, seconds: float) -> None:
         self.is_taken = True
         journal, user = self._house.journal, self._user.name
-        recipients = [recipient.address for recipient in self._envelope.recipients]
+        to = self._envelope.recipients
+        recipients = [to[0].address] if len(to) == 1 else [recipient.address for recipient in to]
         # What somebody else has settled (retry may be faster) has its instant on record there.
         at = settlement.at if isinstance(settlement, Settlement) and settlement.outcome != "done" else 0
         spooled = end.spooled if end.standings else None
