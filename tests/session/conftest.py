@@ -87,6 +87,8 @@ class Wire:
 
     async def write(self, octets: bytes) -> None:
         """Write octets as they are."""
+        if self.writer.transport.is_closing():  # uvloop would call it a RuntimeError
+            raise ConnectionResetError("closed")
         self.writer.write(octets)
         await self.writer.drain()
 
