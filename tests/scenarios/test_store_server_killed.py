@@ -16,7 +16,7 @@ from tests.surroundings import kill, until
 @pytest.mark.parametrize("own_store", [False, True])
 async def test_killed_under_mail_and_started_again_it_has_every_charge(place: Path, own_store: bool) -> None:
     async with scene(place, {"smtp": {"workers": 2}}, own_store=own_store) as found:
-        users = [await found.add_user() for _ in range(2)]
+        users = [await found.add_user(hourly=1_000_000) for _ in range(2)]
         over = asyncio.Event()
         clients = [asyncio.create_task(_chat(found, user, over)) for user in users * 2]
         for _ in range(3):
