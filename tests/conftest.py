@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from relay.loadkit.sink import Sink
 from relay.store import fitness
@@ -48,3 +50,25 @@ async def sink() -> AsyncIterator[Sink]:
     await started.start()
     yield started
     await started.stop()
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """Who signs the smarthost's certificate."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def certificate(authority: trustme.CA) -> ssl.SSLContext:
+    """The smarthost's own."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def ca_file(authority: trustme.CA, place: Path) -> Path:
+    """What the relay trusts."""
+    path = place / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    return path

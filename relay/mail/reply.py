@@ -34,7 +34,9 @@ class Reply(NamedTuple):
         return f"{self.code} {self.text}"
 
     def __bytes__(self) -> bytes:
-        return str(self).encode("ascii", "replace")[: LONGEST_LINE - 2] + b"\r\n"
+        code, detail, text = self  # written out: every message has one, and a call costs as much as the rest
+        line = f"{code} {code // 100}.{detail} {text}" if detail else f"{code} {text}"
+        return line.encode("ascii", "replace")[: LONGEST_LINE - 2] + b"\r\n"
 
 
 def sanitise(text: str, limit: int = 400) -> str:

@@ -23,6 +23,8 @@ STRIDE = 65_536
 class Upload:
     """A message that is coming in, by either way."""
 
+    __slots__ = ("_chunks", "_limit", "is_given_up", "is_over", "octets", "wire")
+
     def __init__(self, limit: int) -> None:
         """`limit` in octets of content."""
         self._limit = limit
@@ -62,6 +64,8 @@ class Upload:
 
 class Capture(Upload):
     """Collects one message after DATA."""
+
+    __slots__ = ("_most", "_tail")
 
     def __init__(self, limit: int) -> None:
         """Stuffed dots may add half of the limit before the message is given up."""
@@ -108,6 +112,8 @@ class Capture(Upload):
 
 class Chunks(Upload):
     """Collects one message of BDAT commands."""
+
+    __slots__ = ("_left",)
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)

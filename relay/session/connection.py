@@ -170,7 +170,7 @@ class Connection(Engine):
             self._is_busy = False
             if reply is not None:
                 if reply.code < 400 and self._commands <= self._rules.max_commands:  # most of the time
-                    self._out.append(self.known.get(reply) or bytes(reply))
+                    self._out.append(bytes(reply) if self._is_verdict else self.known.get(reply) or bytes(reply))
                 else:
                     await self._tell(reply)
                 if self._doom is SHUTDOWN and not self._buffer and not self._is_closing:

@@ -42,8 +42,8 @@ class Engine(SMTP):
 
     __slots__ = (
         "_budget", "_buffer", "_deadline", "_events", "_excused", "_held", "_is_clogged", "_is_half_closed", "_is_held_back", "_is_lost",
-        "_is_shaking", "_latest", "_out", "_room", "_rules", "_seated", "_starving", "_timer", "_transport", "_upload", "_waiter",
-        "is_tls",
+        "_is_read", "_is_shaking", "_latest", "_out", "_room", "_rules", "_seated", "_starving", "_timer", "_transport", "_upload",
+        "_waiter", "is_tls",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, rules: Rules, budget: Budget) -> None:
@@ -66,6 +66,8 @@ class Engine(SMTP):
         self._is_lost = self._is_half_closed = self._is_held_back = self._is_clogged = False
         self._room: asyncio.Future[None] | None = None
         self.is_tls = self._is_shaking = False
+        self._is_read = False
+        """The message that 354 asked for has come in whole."""
 
     # -- the transport's side ------------------------------------------------------------------------------------------------
 
@@ -109,29 +111,27 @@ class Engine(SMTP):
             self._room.set_result(None)
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     # -- waiting, with a deadline --------------------------------------------------------------------------------------------
 
-    async def _wait(self, deadline: float) -> None:
-        """Wait until something comes in; raises Gone, or Silent at the deadline (the loop's time)."""
+    def _input(self, deadline: float) -> asyncio.Future[None]:
+        """What is awaited until something comes in; it raises Silent at the deadline (the loop's time). Raises Gone."""
         if self._is_lost or self._is_half_closed:
             raise Gone
         if self._is_held_back:
             self._is_held_back = False
             if self._starving is None:
                 self._transport.resume_reading()
-        self._deadline = min(deadline, self._latest)
-        if self._timer is None or self._deadline < self._timer.when():
+        self._deadline = deadline = min(deadline, self._latest)
+        if self._timer is None or deadline < self._timer.when():
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._events.call_at(self._deadline, self._on_timer)
-        self._waiter = self._events.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+            self._timer = self._events.call_at(deadline, self._on_timer)
+        self._waiter = waiter = self._events.create_future()
+        return waiter
 
     def _on_timer(self) -> None:
         """One timer a connection, set anew only when it fires: most deadlines move on before they come."""
@@ -170,7 +170,7 @@ class Engine(SMTP):
             if self._is_clogged:
                 await self._unclog()
             deadline = deadline or min(self._events.time() + self._rules.command_timeout, latest)
-            await self._wait(deadline)
+            await self._input(deadline)
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 2]
         return None if is_over or end > MAX_LINE else line
@@ -216,12 +216,14 @@ class Engine(SMTP):
     async def message(self) -> Capture:
         """Say 354 and read a message to its end; raises Gone or Silent."""
         capture = Capture(self._rules.max_message_bytes)
+        self._is_read = False
         self._out.append(START_MAIL)
         self.take_seat(capture)
         try:
             await self.receive(capture, self._events.time() + self._rules.data_deadline)
         finally:
             self.leave_seat()
+        self._is_read = True
         return capture
 
     def take_seat(self, upload: Upload) -> None:
@@ -233,7 +235,8 @@ class Engine(SMTP):
         """It is complete, or broken off."""
         self._seated = None
         self._budget.end(self, self._held)
-        self.relieve()
+        if self._starving is not None:
+            self.relieve()
 
     async def receive(self, upload: Upload, latest: float, began: float = 0.0) -> None:
         """Read an upload, or a chunk of it, to its end; raises Gone, or Silent if it is too slow or takes longer than `latest`."""
@@ -254,7 +257,7 @@ class Engine(SMTP):
             due = min(latest, began + grace + self._excused + upload.octets / rate) if rate else latest
             while self._upload is not None:
                 try:
-                    await self._wait(due)
+                    await self._input(due)
                 except Silent:
                     # Every octet that came has bought its time.
                     due = min(latest, began + grace + self._excuse() + upload.octets / rate) if rate else due

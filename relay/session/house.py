@@ -98,12 +98,15 @@ class House:
     budget: Budget = field(init=False)
     offers: tuple[str, ...] = field(init=False)
     """What EHLO offers on every connection."""
+    hostname: bytes = field(init=False)
+    """The relay's name, as it stands in messages."""
     _dated: tuple[int, str] = field(init=False, default=(0, ""))
     serial: int = 0
     is_draining: bool = False
 
     def __post_init__(self) -> None:
         rules = self.rules
+        self.hostname = rules.hostname.encode("ascii")
         self.admission = Admission(rules.max_connections, rules.max_connections_per_address)
         self.budget = Budget(rules.upload_memory)
         self.offers = (

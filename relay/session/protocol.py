@@ -6,7 +6,7 @@ are consumed whatever becomes of it; commands that follow a message nobody asked
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import ClassVar
 
 from relay.mail.address import canonical
@@ -42,7 +42,7 @@ class Abandoned(Exception):
 class Protocol(Entrance):
     """One connection, whole."""
 
-    __slots__ = ("_chunk", "_is_asked_for", "_is_read", "_messages", "_recipients", "_sender")
+    __slots__ = ("_chunk", "_hop", "_is_asked_for", "_messages", "_recipients", "_sender")
 
     def __init__(self, house: House, door: Door, peer: tuple[str, int] | None = None) -> None:
         super().__init__(house, door, peer)
@@ -51,8 +51,9 @@ class Protocol(Entrance):
         """By what two spellings of one mailbox have in common: it is counted and sent to once."""
         self._chunk: tuple[int, bool] | None = None
         """The chunk whose octets come next: its size, and whether it is the last."""
-        self._is_asked_for = self._is_read = False
+        self._is_asked_for = False
         self._messages = 0
+        self._hop: Hop | None = None
 
     # -- the envelope --------------------------------------------------------------------------------------------------------
 
@@ -141,7 +142,8 @@ class Protocol(Entrance):
             return BUG
         finally:
             self._transaction = None
-            self.release()
+            if self._held:
+                self.release()
         if transaction.is_taken:
             self._taken += 1
             self._errors = 0
@@ -153,7 +155,9 @@ class Protocol(Entrance):
         self._messages += 1
         # The transmission types of RFC 3848 and RFC 6531 section 4.3.
         protocol = ("UTF8SMTPSA" if sender.smtputf8 else "ESMTPSA") if self.is_tls else ("UTF8SMTPA" if sender.smtputf8 else "ESMTPA")
-        hop = Hop(self._helo, self._address, self._rules.hostname, protocol)
+        hop = self._hop
+        if hop is None or hop.helo is not self._helo or hop.protocol is not protocol:
+            hop = self._hop = Hop(self._helo, self._address, self._rules.hostname, protocol)
         return Transaction(self._house, self._user, envelope, f"{self._id}.{self._messages}", hop)
 
     def _heed(self, transaction: Transaction, reply: Reply) -> Reply:
@@ -171,13 +175,10 @@ class Protocol(Entrance):
             self._doom = self._doom or TOO_MANY_REFUSALS  # what is refused for good must not be heard as something to try again
         return reply
 
-    async def upload(self) -> Upload:
+    def upload(self) -> Awaitable[Upload]:
         """Read the message to its end: after 354, or the rest of the chunks; raises Gone, Silent or Abandoned."""
         self._is_asked_for = True
-        self._is_read = False
-        upload = await self.message() if self._chunk is None else await self._read_chunks()
-        self._is_read = True
-        return upload
+        return self.message() if self._chunk is None else self._read_chunks()
 
     # -- chunks --------------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,7 +32,7 @@ from relay.spool.entry import Standing
 from relay.spool.fault import SpoolUnavailable
 from relay.store.client import StoreRefused, StoreUnavailable
 from relay.upstream.smarthost import Message
-from relay.upstream.terms import Attempt, Terms
+from relay.upstream.terms import Attempt
 
 if TYPE_CHECKING:
     from relay.session.house import House
@@ -61,7 +62,7 @@ class Withheld(Exception):
 class Client(Protocol):
     """What a transaction asks of the connection it came by."""
 
-    async def upload(self) -> Upload:
+    def upload(self) -> Awaitable[Upload]:
         """Read the message to its end; raises what ends the transaction."""
 
 
@@ -80,7 +81,7 @@ class Transaction:
         self._hop = hop
         self.id = id
         self.units = house.teller.ledger.rules.units(len(envelope.recipients))
-        self._deposit = Deposit(house, user, envelope, id, self.units)
+        self._deposit: Deposit | None = None
         self._hold: Hold | None = None
         self._refusal: Reply | None = None
         self._mark = 0
@@ -98,25 +99,30 @@ class Transaction:
         if self._hold is None:
             return self._refuse()
         try:
-            return await self._carry(client)
-        except BaseException:
-            if not self._deposit.is_made:  # else the spool answers for it, and retry settles it
-                await self._release("aborted")
-            raise
-
-    async def _carry(self, client: Client) -> Reply:
-        upload = await self._upload(client)
-        if self._hold is None:
-            return self._refuse()
-        problem, header = self._inspect(upload)
-        if problem is not None:
-            await self._release("refused")
-            return problem
-        if not self._is_safe():
-            await self._reserve()
+            self._begin_upload()
+            try:
+                upload = await client.upload()
+            finally:
+                self._end_upload()
+                if self._recheck is not None:
+                    await self._await_recheck()
+            if self._recheck is not None:  # a fault of its own must not take the place of what has ended the upload
+                self._recheck.result()
             if self._hold is None:
                 return self._refuse()
-        return await self._forward(upload.wire, header)
+            problem, header = self._inspect(upload)
+            if problem is not None:
+                await self._release("refused")
+                return problem
+            if not self._is_safe():
+                await self._reserve()
+                if self._hold is None:
+                    return self._refuse()
+            return await self._forward(upload.wire, header)
+        except BaseException:
+            if self._deposit is None or not self._deposit.is_made:  # else the spool answers for it, and retry settles it
+                await self._release("aborted")
+            raise
 
     # -- capacity ------------------------------------------------------------------------------------------------------------
 
@@ -171,30 +177,34 @@ class Transaction:
 
     # -- the message ---------------------------------------------------------------------------------------------------------
 
-    async def _upload(self, client: Client) -> Upload:
-        uploads = self._house.uploads.setdefault(self._user.name, set())
-        uploads.add(self)
+    def _begin_upload(self) -> None:
+        uploads = self._house.uploads
+        if (others := uploads.get(self._user.name)) is not None:
+            others.add(self)
+        else:
+            uploads[self._user.name] = {self}
         if self._house.changes.since(self._user.name, self._mark):  # heard before this could be found to be checked anew
             self.start_recheck()
+
+    def _end_upload(self) -> None:
+        uploads = self._house.uploads
+        others = uploads[self._user.name]
+        if len(others) > 1:
+            others.discard(self)
+        else:
+            del uploads[self._user.name]
+
+    async def _await_recheck(self) -> None:
+        assert self._recheck is not None
         try:
-            upload = await client.upload()
-        finally:
-            uploads.discard(self)
-            if not uploads:
-                self._house.uploads.pop(self._user.name, None)
-            if self._recheck is not None:
-                try:
-                    await asyncio.wait({self._recheck})
-                except asyncio.CancelledError:
-                    self._recheck.cancel()  # else it might reserve again what is given back now
-                    raise
-        if self._recheck is not None:  # a fault of its own must not take the place of what has ended the upload
-            self._recheck.result()
-        return upload
+            await asyncio.wait({self._recheck})
+        except asyncio.CancelledError:
+            self._recheck.cancel()  # else it might reserve again what is given back now
+            raise
 
     def _inspect(self, upload: Upload) -> tuple[Reply | None, trace.Header]:
         rules = self._house.rules
-        header = trace.read_header(upload.wire, rules.hostname.encode("ascii"))
+        header = trace.read_header(upload.wire, self._house.hostname)
         problem = None
         if upload.is_over:
             problem = Reply(552, "3.4", f"Message exceeds the limit of {rules.max_message_bytes} octets")
@@ -213,8 +223,16 @@ class Transaction:
         began = time.monotonic()
         self.is_forwarding = True
         try:
-            attempt = await house.forward(envelope, self._message, self._terms())
-            end = await self._dispose(attempt)
+            terms = house.terms
+            if terms.is_split and len(envelope.recipients) > 1:  # else there is nothing to do between the envelope and the dot
+                terms = replace(terms, before_dot=self._before_dot)
+            attempt = await house.forward(envelope, self._message, terms)
+            if house.spool is None:
+                end = dispose_whole(attempt.verdicts, self.id)
+            else:
+                end = dispose_split(envelope, attempt.verdicts, self.id)
+                if end.standings or self._deposit is not None:
+                    end = await self._preserve(end, attempt)
         except Withheld as withheld:
             return await self._withdraw(withheld.reply)
         hold, self._hold = self._hold, None
@@ -228,17 +246,12 @@ class Transaction:
         unit = house.teller.ledger.rules.unit
         accepted = counted(end.standings, unit) if end.standings else self.units
         settlement = await house.teller.settle(hold, accepted, end.failed if unit == "recipients" else 0)
-        if isinstance(settlement, Settlement):
+        if self._deposit is not None and isinstance(settlement, Settlement):
             self._deposit.note_settled()
         self._tell_taken(end, accepted, settlement, time.monotonic() - began)
-        if attempt.late is not None:
+        if attempt.late is not None and self._deposit is not None:
             self._deposit.hear_out(attempt.late)
         return end.reply
-
-    def _terms(self) -> Terms:
-        """Only where recipients may fare differently there is something to do between the envelope and the dot."""
-        terms = self._house.terms
-        return replace(terms, before_dot=self._before_dot) if terms.is_split and len(self._envelope.recipients) > 1 else terms
 
     async def _before_dot(self, refused: Verdicts) -> None:
         """Some were refused, some accepted: the entry is durable before the final dot, or the dot is not sent. Raises Withheld."""
@@ -246,32 +259,28 @@ class Transaction:
             standings = in_flight(self._envelope, refused, "451 4.4.2 The final dot was sent")
             await self._put(standings, is_mine=True)
 
-    async def _dispose(self, attempt: Attempt) -> Disposition:
-        """Decide, and see that the spool has what it must answer for; raises Withheld if it cannot take it."""
-        if self._house.spool is None:
-            return dispose_whole(attempt.verdicts, self.id)
-        end = dispose_split(self._envelope, attempt.verdicts, self.id)
-        if not end.standings and not self._deposit.is_made:  # the spool has nothing to do with it
-            return end
+    async def _preserve(self, end: Disposition, attempt: Attempt) -> Disposition:
+        """See that the spool has what it must answer for; raises Withheld if it cannot take it."""
         if end.in_doubt:  # on record before anything can come of it
             self._house.journal.in_doubt(self.id, end.in_doubt, str(next(one.reply for one in end.standings if one.in_doubt)))
+        deposit = self._deposit
         try:
-            if self._deposit.is_made:
-                await self._amend(end, attempt)
+            if deposit is not None and deposit.is_made:
+                await self._amend(deposit, end, attempt)
             elif end.standings and not await self._keep(end, attempt):
                 end = end._replace(standings=())
         except SpoolUnavailable as error:  # it stands in the spool as it was before the dot, in doubt, and so the message is taken
             self._house.journal.alarm("spool_unavailable", id=self.id, error=str(error))
-            end = Disposition("taken", Reply(250, "0.0", f"{self.id} Queued"), standings=self._deposit.standings)
+            end = Disposition("taken", Reply(250, "0.0", f"{self.id} Queued"), standings=deposit.standings if deposit is not None else ())
             self._house.journal.in_doubt(self.id, end.in_doubt, "451 4.3.0 The spool cannot be written")
         return end
 
-    async def _amend(self, end: Disposition, attempt: Attempt) -> None:
+    async def _amend(self, deposit: Deposit, end: Disposition, attempt: Attempt) -> None:
         """Record in the entry made before the dot what the dot's answer was; raises SpoolUnavailable."""
         if end.outcome == "rejected":
-            await self._deposit.withdraw()
+            await deposit.withdraw()
         elif attempt.late is None:
-            await self._deposit.record(end.standings, counted(end.standings, self._house.teller.ledger.rules.unit))
+            await deposit.record(end.standings, counted(end.standings, self._house.teller.ledger.rules.unit))
 
     async def _keep(self, end: Disposition, attempt: Attempt) -> bool:
         """Put what was not delivered into the spool; False: only reports on deliveries are owed, and they are lost. Raises Withheld."""
@@ -295,6 +304,8 @@ class Transaction:
             if self._hold is None:
                 raise Withheld(self._refuse())
         accepted = counted(standings, self._house.teller.ledger.rules.unit)
+        if self._deposit is None:
+            self._deposit = Deposit(self._house, self._user, self._envelope, self.id, self.units)
         try:
             await self._deposit.make(standings, accepted, self._message.prefix, self._message.wire, is_mine, is_unreached)
         except SpoolUnavailable as error:

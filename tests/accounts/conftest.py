@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ from relay.journal import Journal
 from relay.quota.ledger import Ledger
 from relay.quota.limit import Rules
 from relay.store.client import Store
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The throttle's, small enough to be met."""
+
+    failures_per_user: int = 3
+    failures_per_address: int = 6
+    window_seconds: int = 320
 
 
 @pytest.fixture

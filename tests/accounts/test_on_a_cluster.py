@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import pytest
 
 from relay.accounts.presence import Presence
 from relay.accounts.throttle import Throttle
 from relay.store.client import Store
+from tests.accounts.conftest import Limits
 from tests.quota.cluster import running_cluster
-
-
-@dataclass(frozen=True)
-class Limits:
-    failures_per_user: int = 3
-    failures_per_address: int = 6
-    window_seconds: int = 320
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,7 @@ import pytest
 
 from relay.accounts.throttle import Throttle
 from relay.store.client import Argument, Script, Store, StoreUnavailable
-
-
-@dataclass(frozen=True)
-class Limits:
-    failures_per_user: int = 3
-    failures_per_address: int = 6
-    window_seconds: int = 320
+from tests.accounts.conftest import Limits
 
 
 @pytest.fixture

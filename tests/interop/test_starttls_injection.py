@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import trustme
 
 from relay.mail.envelope import Envelope, Recipient
 from relay.mail.verdict import Deferred, Delivered, Failed, Verdict
@@ -211,28 +210,6 @@ async def pool_before(upstream: Upstream, ca_file: Path, username: str = "") -> 
         server.close()
         await server.wait_closed()
         await asyncio.sleep(0.02)
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """Who signs the smarthost's certificate."""
-    return trustme.CA()
-
-
-@pytest.fixture
-def certificate(authority: trustme.CA) -> ssl.SSLContext:
-    """The smarthost's own."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    return context
-
-
-@pytest.fixture
-def ca_file(authority: trustme.CA, place: Path) -> Path:
-    """What the relay trusts."""
-    path = place / "ca.pem"
-    authority.cert_pem.write_to_path(path)
-    return path
 
 
 async def _verdict(pool: Pool, wire: bytes = b"Subject: x\r\n\r\nhello\r\n") -> Verdict:

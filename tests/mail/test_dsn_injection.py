@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from relay.mail.dsn import Report, compose
@@ -64,6 +64,7 @@ HEADER = st.lists(LINE.filter(bool), max_size=6)
 def test_what_is_returned_is_the_original(header: list[bytes], body: list[bytes], is_full: bool, is_utf8: bool, sender: str) -> None:
     top = b"".join(line + b"\r\n" for line in header)
     plain = top + b"\r\n" + b"".join(line + b"\r\n" for line in body)
+    assume(b"message/global" not in plain)  # it is looked for below, in what the report says itself
     stuffed = re.sub(rb"(\A|\r\n)\.", rb"\1..", plain)
     bob = Recipient("bob@dest.example")
     notification = compose(

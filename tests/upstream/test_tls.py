@@ -18,28 +18,6 @@ Security = Literal["starttls", "tls"]
 TLS: dict[Security, str] = {"starttls": "starttls", "tls": "implicit"}
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """Who signs the smarthost's certificate."""
-    return trustme.CA()
-
-
-@pytest.fixture
-def certificate(authority: trustme.CA) -> ssl.SSLContext:
-    """The smarthost's own."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    return context
-
-
-@pytest.fixture
-def ca_file(authority: trustme.CA, place: Path) -> Path:
-    """What the relay trusts."""
-    path = place / "ca.pem"
-    authority.cert_pem.write_to_path(path)
-    return path
-
-
 @pytest.mark.parametrize("security", TLS)
 async def test_a_message_goes_through_tls_octet_for_octet(
     open_pool: Opening, certificate: ssl.SSLContext, ca_file: Path, security: Security
