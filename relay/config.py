@@ -1,29 +1,23 @@
-"""Settings: a TOML file, RELAY_* environment variables and a directory of secrets, read once into frozen values.
+"""Settings: what the relay is told, as frozen values.
 
-Promises: an unknown key, a wrong type or a combination that would break a promise is refused with one line that names the key;
-what is read is never changed afterwards. Precedence: environment, then secrets, then the file, then the defaults.
-Every key is described in config/relay.toml.
+Promises: an unknown key, a wrong type or a combination that would break a promise is refused with a text that names the key; nothing is
+changed afterwards. Every key is described in config/relay.toml; where they are read from is in source.py.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import socket
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from relay.store.link import Address
 
 LEASE_MARGIN = 2.0
 """Seconds of a lease that are never used."""
-
-_SHELL = frozenset({"RELAY_CONFIG", "RELAY_LOADTEST_TOKEN"})
-"""Variables that are the shell door's, not settings."""
 
 _HOSTNAME = r"^[A-Za-z0-9]([A-Za-z0-9.\-]{0,253}[A-Za-z0-9])?$"
 _STORES = ("redis", "rediss", "unix", "redis+cluster")
@@ -124,6 +118,8 @@ class Api(Section):
     errors_always_200: bool = False
     max_body_bytes: int = Field(1_048_576, ge=1024, le=1 << 26)
     change_wait_seconds: Seconds = 30.0
+    test_recipient: str = Field("", pattern=r"^$|^[^@\s<>]+@[^@\s<>]+$")
+    test_budget_seconds: Seconds = 5.0
     trusted_proxies: tuple[str, ...] = ()
 
     @field_validator("trusted_proxies")
@@ -207,14 +203,25 @@ class Quota(Section):
     records: int = Field(100, ge=0, le=1_000_000)
 
 
+class Alternate(Section):
+    """[[upstream.alternates]]: another smarthost, reached in the same way."""
+
+    host: str = Field(min_length=1)
+    port: Port = 0
+    priority: int = Field(0, ge=0, le=1000)
+    weight: int = Field(1, ge=1, le=1000)
+
+
 class Upstream(Section):
     """[upstream]: the smarthost."""
 
     host: str = "127.0.0.1"
     port: Port = 2600
-    security: Literal["none", "starttls", "tls"] = "none"
+    security: Literal["none", "opportunistic", "starttls", "tls"] = "none"
     verify: bool = True
     ca_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
     username: str = ""
     password: SecretStr = SecretStr("")
     timeout_seconds: Seconds = 15.0
@@ -222,7 +229,10 @@ class Upstream(Section):
     max_connections: int = Field(20, ge=1, le=10_000)
     max_idle_seconds: Seconds = 20.0
     max_messages_per_connection: int = Field(1000, ge=1)
+    max_age_seconds: Seconds = 600.0
+    max_messages_per_second: float = Field(0.0, ge=0.0, le=1_000_000)
     down_seconds: Seconds = 5.0
+    alternates: tuple[Alternate, ...] = ()
     when_unavailable: Literal["spool", "refuse"] = "spool"
 
     @model_validator(mode="after")
@@ -230,6 +240,24 @@ class Upstream(Section):
         if self.username and self.security == "none":
             raise ValueError('username: refused with security = "none", the password would travel in clear')
         return self
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if self.key is not None and self.certificate is None:
+            raise ValueError("certificate: missing beside key")
+        return self
+
+
+class Guard(Section):
+    """[guard]: where owners' smarthosts may be."""
+
+    allow_networks: tuple[str, ...] = ()
+    allow_ports: tuple[Port, ...] = ()
+
+    @field_validator("allow_networks")
+    @classmethod
+    def _are_networks(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        return _networks(given)
 
 
 class Accounts(Section):
@@ -265,6 +293,7 @@ class Settings(Section):
     retry: Retry = Retry()
     quota: Quota = Quota()
     upstream: Upstream = Upstream()
+    guard: Guard = Guard()
     accounts: Accounts = Accounts()
     throttle: Throttle = Throttle()
     journal: JournalSettings = JournalSettings()
@@ -291,87 +320,3 @@ class Settings(Section):
                 f"upstream.forward_deadline_seconds + store.timeout_seconds = {cut:g} are needed"
             )
         return self
-
-
-def load(path: Path | None = None, secrets: Path | None = None) -> Settings:
-    """Read the settings; `path` is the TOML file, `secrets` a directory of files named section__key (default: systemd's credentials).
-
-    Raises ConfigError with one line that names the file and the key.
-    """
-    if secrets is None and "CREDENTIALS_DIRECTORY" in os.environ:
-        secrets = Path(os.environ["CREDENTIALS_DIRECTORY"])
-    if secrets is not None and not secrets.is_dir():
-        raise ConfigError(f"{secrets}: not a directory (secrets)")
-    _check_environment()
-    if path is not None:
-        _check_readable(path)
-    return _read(path, _read_secrets(secrets) if secrets is not None else {})
-
-
-def _read(path: Path | None, given: dict[str, Any]) -> Settings:
-    # Here, because only who reads settings needs it: a worker is handed them, and would carry 6 MB for nothing.
-    from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
-
-    class _Bound(BaseSettings, Settings):
-        model_config = SettingsConfigDict(env_prefix="RELAY_", env_nested_delimiter="__", toml_file=path, extra="forbid", frozen=True)
-
-        @classmethod
-        def settings_customise_sources(cls, settings_cls: type[BaseSettings], *sources: Any, **more: Any) -> tuple[Any, ...]:
-            return more["env_settings"], InitSettingsSource(settings_cls, given), TomlConfigSettingsSource(settings_cls)
-
-    where = str(path) if path else "settings"
-    try:
-        return _Bound()
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_line(error)}") from None
-    except SettingsError as error:
-        # Its text names the field; its cause would show the value.
-        raise ConfigError(f"environment: {error}; JSON is expected") from None
-
-
-def _read_secrets(folder: Path) -> dict[str, Any]:
-    """The settings in a directory of secrets: files named section__key. Others are somebody else's, a key file for instance."""
-    found: dict[str, Any] = {}
-    for file in sorted(folder.iterdir()):
-        section, nested, key = file.name.lower().partition("__")
-        if not nested or not file.is_file():
-            continue
-        if section not in Settings.model_fields:
-            raise ConfigError(f"{file}: unknown section {section!r}; known: {', '.join(Settings.model_fields)}")
-        try:
-            text = file.read_text().strip()
-        except OSError as error:
-            raise ConfigError(f"{file}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ConfigError(f"{file}: not text") from None
-        place = found.setdefault(section, {})
-        *path, last = key.split("__")
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = text
-    return found
-
-
-def _check_readable(path: Path) -> None:
-    try:
-        tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
-
-
-def _check_environment() -> None:
-    """A misspelt RELAY_* variable would otherwise be ignored in silence."""
-    for name in os.environ:
-        if name.startswith("RELAY_") and name not in _SHELL:
-            section = name[6:].partition("__")[0].lower()
-            if section not in Settings.model_fields:
-                raise ConfigError(f"environment: {name}: unknown section {section!r}; known: {', '.join(Settings.model_fields)}")
-
-
-def _first_line(error: ValidationError) -> str:
-    first: Any = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
-    text = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-    return f"{key}: {text}" if key else text

@@ -16,24 +16,28 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from relay.accounts.arranging import Arranging
 from relay.accounts.changes import Changes
+from relay.accounts.directory import Directory
 from relay.accounts.presence import Presence
 from relay.accounts.provisioning import Provisioning
 from relay.accounts.registry import Registry
 from relay.accounts.secrets import Key, KeyUnusable, fingerprint, open_key
 from relay.accounts.throttle import Throttle
+from relay.accounts.token import Tokens
 from relay.config import LEASE_MARGIN, ConfigError, Settings
 from relay.entry import file_shortage, open_certificate, open_doors, raise_file_limit, see_certificate
 from relay.journal import Journal
+from relay.outlet import check_outlet, open_dispatch, open_guard, own_route, retry_schedule, terms
 from relay.quota.gate import Gate
 from relay.quota.ledger import CHANGES, Ledger, Settlement
 from relay.quota.limit import Rules
 from relay.quota.table import Charge, Table
 from relay.quota.teller import Teller
 from relay.retry import runner as retry
-from relay.retry.schedule import Schedule
 from relay.session import house as session
 from relay.session.certificate import Watch
 from relay.session.listener import Listeners
@@ -44,9 +48,7 @@ from relay.spool.spool import Spool
 from relay.store import fitness
 from relay.store.client import Store, StoreForeign
 from relay.store.embedded import socket_url
-from relay.upstream.pool import Pool
-from relay.upstream.route import Route, tls_context
-from relay.upstream.terms import Terms
+from relay.upstream.route import Target
 
 RETRY_NICE = 10
 """What the retry process adds to its niceness."""
@@ -136,17 +138,6 @@ def quota_rules(settings: Settings) -> Rules:
     )  # fmt: skip
 
 
-def route(settings: Settings) -> Route:
-    """The relay's own smarthost as configured."""
-    upstream = settings.upstream
-    return Route(
-        host=upstream.host, port=upstream.port, security=upstream.security, verify=upstream.verify, ca_file=upstream.ca_file,
-        username=upstream.username, password=upstream.password.get_secret_value(), timeout=upstream.timeout_seconds,
-        forward_deadline=upstream.forward_deadline_seconds, max_connections=upstream.max_connections,
-        max_idle=upstream.max_idle_seconds, max_messages=upstream.max_messages_per_connection, down_seconds=upstream.down_seconds,
-    )  # fmt: skip
-
-
 @asynccontextmanager
 async def open_rooms(settings: Settings, journal: Journal, may_create_key: bool = True) -> AsyncIterator[Rooms]:
     """Open what every role needs, and close it after; raises ConfigError, Unfit, StoreUnavailable or StoreForeign."""
@@ -232,7 +223,7 @@ async def run_smtp(settings: Settings, incarnation: str, part: SmtpPart, ready: 
         await _rejoin(rooms)
         table = Table(holds_folder(settings) / f"{incarnation}.holds")
         teller = Teller(rooms.ledger, table, settled_in(journal), spool, Gate(pending_file(settings)))
-        pool = Pool(route(settings), settings.smtp.hostname)
+        dispatch = open_dispatch(settings, journal, rooms.store, partial(_share, settings))
         house: session.House
         changes = Changes(rooms.store, CHANGES, lambda user: house.on_change(user))
         is_spooling = settings.upstream.when_unavailable == "spool"
@@ -240,8 +231,9 @@ async def run_smtp(settings: Settings, incarnation: str, part: SmtpPart, ready: 
         presence = Presence(rooms.store, incarnation, settings.smtp.max_connections_per_user)
         house = session.House(
             rules=_session_rules(settings), incarnation=incarnation, registry=rooms.registry,
-            throttle=Throttle(rooms.store, settings.throttle), teller=teller, changes=changes, forward=pool.forward, journal=journal,
-            terms=_terms(settings), spool=spool if is_spooling else None, wait=lambda: schedule.wait(1, random.random()),  # noqa: S311
+            throttle=Throttle(rooms.store, settings.throttle), teller=teller, changes=changes, forward=dispatch.forward, journal=journal,
+            route=own_route(settings), directory=Directory(rooms.store, rooms.key), terms=terms(settings),
+            spool=spool if is_spooling else None, wait=lambda: schedule.wait(1, random.random()),  # noqa: S311
             presence=presence,
         )  # fmt: skip
         listeners = Listeners(house, Balancers(settings.smtp.proxies))
@@ -260,7 +252,7 @@ async def run_smtp(settings: Settings, incarnation: str, part: SmtpPart, ready: 
                 task.cancel()
             await asyncio.wait(background)
             await presence.close()
-            pool.close()
+            dispatch.close()
             if house.late:  # what they listened for stays in doubt, which they record
                 await asyncio.wait(house.late, timeout=settings.store.timeout_seconds)
             await teller.close(settings.store.timeout_seconds)
@@ -274,20 +266,17 @@ async def _tell_figures(journal: Journal) -> None:
         journal.tell_figures()
 
 
-def _terms(settings: Settings) -> Terms:
-    """How a message is forwarded while its client waits."""
-    is_spooling = settings.upstream.when_unavailable == "spool"
-    patience = settings.retry.doubt_seconds if is_spooling else 0.0
-    return Terms(settings.upstream.forward_deadline_seconds, is_split=is_spooling, patience=patience)
+def _share(settings: Settings, target: Target) -> Target:
+    """What of an owner's smarthost is one worker's: its caps are those of the node, the operator's own are a process's."""
+    if not target.is_guarded:
+        return target
+    workers = settings.smtp.workers or os.cpu_count() or 1
+    return replace(target, max_connections=max(1, target.max_connections // workers))
 
 
-def retry_schedule(settings: Settings) -> Schedule:
-    """When spooled mail is tried again."""
-    retry = settings.retry
-    return Schedule(
-        first=retry.first_wait_seconds, longest=retry.longest_wait_seconds, factor=retry.factor, jitter=retry.jitter,
-        expire=retry.expire_seconds, warn_after=retry.warn_after_seconds,
-    )  # fmt: skip
+def _retry_share(settings: Settings, target: Target) -> Target:
+    """What of it is the retry process's."""
+    return replace(_share(settings, target), max_connections=min(settings.retry.max_connections, target.max_connections))
 
 
 async def run_retry(settings: Settings, incarnation: str, ready: Callable[[], None]) -> None:
@@ -298,19 +287,20 @@ async def run_retry(settings: Settings, incarnation: str, ready: Callable[[], No
         os.nice(RETRY_NICE)  # who waits for an answer goes first
     async with open_rooms(settings, journal) as rooms, _spool(settings, incarnation, journal, RETRY_LINGER) as spool:
         await _rejoin(rooms)
-        pool = Pool(replace(route(settings), max_connections=settings.retry.max_connections), settings.smtp.hostname)
+        dispatch = open_dispatch(settings, journal, rooms.store, partial(_retry_share, settings))
         rules = retry.Rules(
             hostname=settings.smtp.hostname, schedule=retry_schedule(settings), doubt=settings.retry.doubt_seconds,
             sessions=settings.retry.max_connections, is_holding=settings.retry.disabled_users == "hold",
             drain=settings.smtp.drain_seconds,
         )  # fmt: skip
         life = Table(holds_folder(settings) / f"{incarnation}.holds")  # it holds nothing; its lock shows that this process lives
-        runner = retry.Runner(spool, pool, rooms.ledger, rooms.registry, journal, rules)
+        directory = Directory(rooms.store, rooms.key)
+        runner = retry.Runner(spool, dispatch, own_route(settings), directory, rooms.ledger, rooms.registry, journal, rules)
         ready()
         try:
             await runner.run(stop)
         finally:
-            pool.close()
+            dispatch.close()
             await spool.close()
             life.close()
 
@@ -328,6 +318,7 @@ async def run_api(settings: Settings, incarnation: str, sock: socket.socket, rea
     """The API process."""
     # Here, because the other processes need none of what the API needs, which is a sixth of a worker's memory.
     from relay.api.app import create_app
+    from relay.api.rooms import Rooms as Behind
     from relay.api.server import serve_api
 
     journal = open_journal(settings)
@@ -340,7 +331,14 @@ async def run_api(settings: Settings, incarnation: str, sock: socket.socket, rea
             spool = await stack.enter_async_context(_spool(settings, incarnation, journal))
         except SpoolUnavailable as error:  # accounts can be administered without it
             journal.alarm("spool_unavailable", id="api", error=str(error))
-        app = create_app(settings, rooms.registry, provisioning(rooms), rooms.ledger, throttle, journal, rooms.store, spool)
+        directory = Directory(rooms.store, rooms.key)
+        app = create_app(
+            Behind(
+                settings.api, rooms.registry, provisioning(rooms), rooms.ledger, throttle, journal, rooms.store, directory,
+                Arranging(rooms.store, rooms.key, directory, journal), Tokens(rooms.store, rooms.key, rooms.registry, journal),
+                open_guard(settings), settings.smtp.hostname, spool,
+            )
+        )  # fmt: skip
         ready()
         await serve_api(app, sock, stop, trusted_proxies=settings.api.trusted_proxies)
 
@@ -378,10 +376,7 @@ def _session_rules(settings: Settings) -> session.Rules:
 
 def check_doors(settings: Settings) -> None:
     """See that the certificates of both sides can be used; raises ConfigError."""
-    try:
-        tls_context(route(settings))
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(f"upstream.ca_file: {settings.upstream.ca_file}: {error.strerror or 'not PEM'}") from None
+    check_outlet(settings)
     see_certificate(settings)
 
 

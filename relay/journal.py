@@ -149,7 +149,7 @@ class Journal:
     # -- messages ------------------------------------------------------------------------------------------------------------
 
     def refused(self, id: str, user: str, reason: str, units: int, reply: str, retry_after: int | None) -> None:
-        """The ledger or the account refused the transaction before 354 (or at the dot: a change overtook the upload)."""
+        """The ledger, the account or its owner's settings refused the transaction before 354, or at the dot."""
         self._refused.inc()
         REFUSALS.labels(reason).inc()
         self.event("refused", id=id, user=user, reason=reason, units=units, retry_after=retry_after, reply=reply)
@@ -248,6 +248,14 @@ class Journal:
     def unheld(self, id: str, reason: str) -> None:
         """A held message is tried again; `reason` is why it was held."""
         self.event("unheld", id=id, reason=reason)
+
+    def smarthost_down(self, host: str, text: str) -> None:
+        """A smarthost gave no session; it is tried again now and then, and until it is back mail goes elsewhere or waits."""
+        self.alarm("smarthost_down", host=host, text=text)
+
+    def smarthost_up(self, host: str) -> None:
+        """It gives sessions again."""
+        self.event("smarthost_up", host=host)
 
     # -- faults --------------------------------------------------------------------------------------------------------------
 

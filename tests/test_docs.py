@@ -20,15 +20,17 @@ import pytest
 import typer
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from relay.cli.app import app
-from relay.config import Settings, load
+from relay.config import Settings
+from relay.source import load
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "config" / "relay.toml"
-_COMMENTED_KEY = re.compile(r"^# ?(?=[a-z_]+ = )", re.MULTILINE)
+_COMMENTED_KEY = re.compile(r"^# ?(?=[a-z_]+ = |\[\[[a-z_.]+\]\]$)", re.MULTILINE)
 
 
 def readme() -> str:
@@ -63,8 +65,12 @@ def keys(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 SETTINGS = dict(fields(Settings))
-SETTLED = {name for name, field in SETTINGS.items() if field.default_factory is None and field.default is not None}
-"""Keys that have the same default everywhere; the others are behind `#` in the sample."""
+SETTLED = {
+    name
+    for name, field in SETTINGS.items()
+    if field.default_factory is None and field.default not in (None, PydanticUndefined) and not name.startswith("upstream.alternates.")
+}
+"""Keys that have the same default everywhere; the others, and those of a table that there is none of, are behind `#` in the sample."""
 
 
 def plain(value: Any) -> Any:

@@ -50,6 +50,10 @@ class Key:
         self._password = _derive(material, b"relay password hash")
         self._token = _derive(material, b"relay token hash")
         self._seal = AESGCM(_derive(material, b"relay password seal"))
+        self._setting = AESGCM(_derive(material, b"relay setting seal"))
+        self._session = _derive(material, b"relay session hash")
+        self.access = _derive(material, b"relay access token")
+        """What access tokens are signed with (HS256, RFC 7518 section 3.2)."""
         self.check = _derive(material, b"relay key check")[:8].hex()
 
     def hash_password(self, name: str, password: str) -> bytes:
@@ -71,6 +75,23 @@ class Key:
             return self._seal.decrypt(sealed[:_NONCE], sealed[_NONCE:], name.encode()).decode()
         except (InvalidTag, ValueError):
             return None
+
+    def seal_setting(self, owner_id: str, place: str, octets: bytes) -> bytes:
+        """Seal what an owner set, for this place of this owner's only; 28 octets more."""
+        nonce = os.urandom(_NONCE)
+        return nonce + self._setting.encrypt(nonce, octets, _place(owner_id, place))
+
+    def open_setting(self, owner_id: str, place: str, sealed: bytes) -> bytes | None:
+        """Open what was sealed; None if it was under another key, for another owner or for another place."""
+        try:
+            return self._setting.decrypt(sealed[:_NONCE], sealed[_NONCE:], _place(owner_id, place))
+        except (InvalidTag, ValueError):
+            return None
+
+    def hash_session(self, *parts: str | bytes) -> bytes:
+        """The keyed hash of what a session is known by, 32 octets."""
+        octets = [part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass") for part in parts]
+        return hmac.digest(self._session, b"".join(len(part).to_bytes(4, "big") + part for part in octets), "sha256")
 
 
 def fingerprint(key: Key) -> str:
@@ -127,6 +148,10 @@ def _create(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _place(owner_id: str, place: str) -> bytes:
+    return f"{owner_id}\0{place}".encode("utf-8", "surrogatepass")
 
 
 def _derive(material: bytes, purpose: bytes) -> bytes:

@@ -7,6 +7,7 @@ names a secret or a cause inside the relay.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -15,35 +16,22 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from relay import __version__
-from relay.accounts.provisioning import BadValue, Provisioning, UnknownUser
-from relay.accounts.registry import Registry
-from relay.accounts.throttle import Throttle
-from relay.api import health, native, queue, tes
+from relay.accounts.directory import Unreadable
+from relay.accounts.provisioning import BadValue, UnknownUser
+from relay.api import health, native, policy, queue, superoffice, tes, upstream, webitel
 from relay.api.gate import Gate
-from relay.api.rooms import Rooms, Settings
-from relay.journal import Journal
-from relay.quota.ledger import Ledger
+from relay.api.rooms import Rooms
 from relay.spool.fault import SpoolUnavailable
-from relay.spool.spool import Spool
-from relay.store.client import Store, StoreUnavailable
+from relay.store.client import StoreUnavailable
 
 UNAVAILABLE = "The service is temporarily unavailable"
+UNREADABLE = "What is stored for this owner cannot be read"
 FAILED = "An unexpected error occurred"
 RETRY = {"Retry-After": "5"}
 
 
-def create_app(
-    settings: Settings,
-    registry: Registry,
-    provisioning: Provisioning,
-    ledger: Ledger,
-    throttle: Throttle,
-    journal: Journal,
-    store: Store,
-    spool: Spool | None = None,
-) -> FastAPI:
+def create_app(rooms: Rooms) -> FastAPI:
     """Make the application; without a spool the queue is answered as unavailable."""
-    rooms = Rooms(settings.api, registry, provisioning, ledger, throttle, journal, store, spool)
     app = FastAPI(
         title="relay",
         version=__version__,
@@ -54,10 +42,15 @@ def create_app(
     app.state.rooms = rooms
     tes.add_routes(app)
     app.include_router(native.router)
+    app.include_router(upstream.router)
+    app.include_router(policy.router)
     app.include_router(queue.router)
     app.include_router(health.router)
+    superoffice.add_routes(app)
+    webitel.add_routes(app)
     _add_errors(app, rooms)
-    app.add_middleware(Gate, journal=journal, max_body=settings.api.max_body_bytes, on_bug=lambda path: _answer(rooms, path, 500, FAILED))
+    on_bug = partial(_answer, rooms, status=500, message=FAILED)
+    app.add_middleware(Gate, journal=rooms.journal, max_body=rooms.settings.max_body_bytes, on_bug=on_bug)
     return app
 
 
@@ -81,6 +74,10 @@ def _add_errors(app: FastAPI, rooms: Rooms) -> None:
     async def on_unknown(request: Request, error: UnknownUser) -> Response:
         return _answer(rooms, request.url.path, 404, "unknown user")
 
+    @app.exception_handler(Unreadable)
+    async def on_unreadable(request: Request, error: Unreadable) -> Response:
+        return _answer(rooms, request.url.path, 500, UNREADABLE)
+
     @app.exception_handler(StoreUnavailable)
     async def on_store(request: Request, error: StoreUnavailable) -> Response:
         return _answer(rooms, request.url.path, 503, UNAVAILABLE, RETRY)
@@ -92,7 +89,11 @@ def _add_errors(app: FastAPI, rooms: Rooms) -> None:
 
 def _answer(rooms: Rooms, path: str, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """Answer an error in the shape of whoever owns the path."""
+    if superoffice.is_superoffice_path(path):
+        return superoffice.answer_error(status, message, headers)
     if tes.is_tes_path(path):
         return tes.answer_error(rooms, status, message, headers)
+    if webitel.is_webitel_path(path):
+        return webitel.answer_error(rooms, path, status, message, headers)
     code = HTTPStatus(status).phrase.lower().replace(" ", "_")
     return JSONResponse({"error": {"code": code, "message": message}}, status, dict(headers) if headers else None)

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from relay.api.rooms import rooms_of
 from relay.spool.fault import SpoolUnavailable
@@ -28,7 +28,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", response_model=None)
+@router.get("/readyz", response_model=None, responses={503: {"description": "It cannot serve; the body says why"}})
 async def readyz(request: Request) -> Response:
     """Whether the store answers and is the one this node belongs to."""
     try:
@@ -42,7 +42,7 @@ async def readyz(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/metrics", response_model=None)
+@router.get("/metrics", response_model=None, response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """The figures of this process, or of all processes of the node that share a directory for them; and those of the spool."""
     counts = await _count(rooms_of(request).spool)

@@ -20,6 +20,7 @@ from relay.accounts.owner import Owner
 from relay.accounts.provisioning import KEEP, UnknownUser
 from relay.accounts.throttle import Attempt
 from relay.accounts.user import MAX_LIMIT, Entry, User
+from relay.api.fault import FAULTS
 from relay.api.listing import NO_STORE, answer_pages
 from relay.api.rooms import address_of, rooms_of
 
@@ -125,7 +126,7 @@ async def admit(attempt: Attempt, found: Found | None) -> Found:
 ByOwner = Annotated[Owner, Depends(_owner)]
 ByUser = Annotated[User, Depends(_user)]
 
-router = APIRouter(prefix="/api/v1", tags=["native"])
+router = APIRouter(prefix="/api/v1", tags=["native"], responses=FAULTS)
 
 
 @router.get("/usage")

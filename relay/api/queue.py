@@ -235,6 +235,8 @@ async def _find(request: Request, reach: Reach, id: str) -> Entry:
 
 async def _liftable(request: Request, owner: Reach, id: str) -> Entry:
     entry = await _find(request, owner, id)
+    if entry.held == "route":
+        raise HTTPException(409, "The message is held for want of a route; it goes on when there is an upstream for its sender's domain")
     if entry.held and entry.held not in OWNERS_TO_LIFT:
         raise HTTPException(409, f"The message is held for a reason that only the relay's operator can lift ({entry.held})")
     return entry

@@ -59,6 +59,7 @@ class QueueDetail(QueueEntry):
     envid: str
     is_warned: bool = Field(description="The sender was told of the delay.")
     origin: str | None = Field(description="Of a dsn: the id of the message it speaks of.")
+    route: str | None = Field(description="The id of the owner's setting that it is to go by; null: the relay's own smarthost.")
     standings: list[QueueRecipient]
 
 
@@ -125,6 +126,7 @@ def in_full(entry: Entry, now: float) -> QueueDetail:
         envid=str(envelope.envid),
         is_warned=entry.is_warned,
         origin=str(entry.origin) or None,
+        route=str(entry.route) or None,
         standings=[_recipient(standing) for standing in entry.standings],
     )
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from fastapi import Request
 
+from relay.accounts.arranging import Arranging
+from relay.accounts.directory import Directory
 from relay.accounts.provisioning import Provisioning
 from relay.accounts.registry import Registry
 from relay.accounts.throttle import Throttle
+from relay.accounts.token import Tokens
 from relay.journal import Journal
 from relay.quota.ledger import Ledger
 from relay.spool.spool import Spool
 from relay.store.client import Store
+from relay.upstream.guard import Guard
 
 
 class ApiSettings(Protocol):
@@ -27,13 +31,13 @@ class ApiSettings(Protocol):
     def max_body_bytes(self) -> int:
         """The largest request body."""
 
-
-class Settings(Protocol):
-    """The part of the settings that concerns the HTTP door."""
+    @property
+    def test_recipient(self) -> str:
+        """Whom the test messages of the dialects go to; "": nobody, and tests are refused."""
 
     @property
-    def api(self) -> ApiSettings:
-        """The door's own."""
+    def test_budget_seconds(self) -> float:
+        """How long a test of a smarthost may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,16 @@ class Rooms:
     throttle: Throttle
     journal: Journal
     store: Store
+    directory: Directory
+    arranging: Arranging
+    tokens: Tokens
+    guard: Guard
+    hostname: str
+    """The relay's, in EHLO."""
     spool: Spool | None = None
     """None where it could not be opened; the queue is answered as unavailable then."""
+    testing: dict[str, int] = field(default_factory=dict)
+    """Tests of smarthosts under way, by owner."""
 
 
 def rooms_of(request: Request) -> Rooms:

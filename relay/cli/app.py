@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from relay import __version__
-from relay.cli import accounts, demo, ledger, load, queue, serve
+from relay.cli import accounts, demo, ledger, load, queue, serve, token, upstream
 
 app = typer.Typer(
     name="relay", help="An SMTP relay that keeps per-user sending limits exactly.", no_args_is_help=True, add_completion=False,
@@ -15,6 +15,8 @@ serve.add_commands(app)
 demo.add_commands(app)
 app.add_typer(accounts.owner, name="owner")
 app.add_typer(accounts.user, name="user")
+app.add_typer(upstream.upstream, name="upstream")
+app.add_typer(token.token, name="token")
 app.add_typer(queue.queue, name="queue")
 app.add_typer(ledger.ledger, name="ledger")
 load.add_commands(app)

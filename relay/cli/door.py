@@ -17,11 +17,15 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from relay import daemon
+from relay.accounts.arranging import Arranging
+from relay.accounts.directory import Directory, Unreadable
 from relay.accounts.provisioning import BadValue, NotDone, Provisioning
 from relay.accounts.registry import Registry
-from relay.config import ConfigError, Settings, load
+from relay.accounts.token import Tokens
+from relay.config import ConfigError, Settings
 from relay.journal import Journal
 from relay.quota.ledger import Ledger
+from relay.source import load
 from relay.store.client import Store, StoreForeign, StoreRefused, StoreUnavailable
 from relay.store.fitness import Unfit
 
@@ -46,6 +50,9 @@ class Door:
     ledger: Ledger
     registry: Registry
     provisioning: Provisioning
+    directory: Directory
+    arranging: Arranging
+    tokens: Tokens
 
 
 class _ShellJournal(Journal):
@@ -66,7 +73,11 @@ async def opened(config: Path | None, is_joining: bool = True) -> AsyncIterator[
         async with daemon.open_rooms(settings, journal, may_create_key=False) as rooms:
             if is_joining:
                 await daemon.join(rooms)
-            yield Door(settings, journal, rooms.store, rooms.ledger, rooms.registry, daemon.provisioning(rooms))
+            directory = Directory(rooms.store, rooms.key)
+            yield Door(
+                settings, journal, rooms.store, rooms.ledger, rooms.registry, daemon.provisioning(rooms), directory,
+                Arranging(rooms.store, rooms.key, directory, journal), Tokens(rooms.store, rooms.key, rooms.registry, journal),
+            )  # fmt: skip
 
 
 @contextmanager
@@ -91,6 +102,8 @@ def run(main: Coroutine[Any, Any, Answer]) -> Answer:
         text, status = str(error), EX_USAGE
     except NotDone as error:
         text, status = str(error), 1
+    except Unreadable as error:
+        text, status = f"what is stored of the owner cannot be read: {error}", 1
     except StoreForeign as error:
         text, status = str(error), EX_TEMPFAIL
     except StoreUnavailable as error:

@@ -24,8 +24,9 @@ from relay.api.queue_view import in_full, in_short, owed
 from relay.cli import queue_table
 from relay.cli.door import EX_TEMPFAIL, EX_USAGE, Config, WrongArgument, run
 from relay.cli.queue_table import plain
-from relay.config import Settings, load
+from relay.config import Settings
 from relay.journal import Journal
+from relay.source import load
 from relay.spool.entry import Entry
 from relay.spool.fault import EntryCorrupt, SpoolUnavailable, SpoolUnusable
 from relay.spool.spool import Spool

@@ -12,10 +12,11 @@ import typer
 import uvloop
 
 from relay.cli.door import Config
-from relay.config import ConfigError, Settings, load
+from relay.config import ConfigError, Settings
 from relay.daemon import check_doors
 from relay.entry import file_shortage
 from relay.session.listener import ListenError
+from relay.source import load
 from relay.supervisor import StartError
 from relay.supervisor import serve as supervise
 from relay.worker import Role

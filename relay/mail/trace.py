@@ -10,6 +10,8 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from relay.mail.field import header_end
+
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 _SEEN = re.compile(rb"\n(received|date|message-id)[ \t]*:")
 """In a header section in small letters, with a line end before it; a name may be apart from its colon (RFC 5322 section 4.5)."""
@@ -32,22 +34,17 @@ class Header(NamedTuple):
     """False for a message that has no header section: one is put before it, with the empty line that ends it."""
 
 
-def _header_end(wire: bytes) -> int:
-    """Where the last line of the header section ends, before its CRLF; -1: there is no body."""
-    return 0 if wire.startswith(b"\r\n") else wire.find(b"\r\n\r\n")
-
-
 def is_header_ascii(wire: bytes) -> bool:
     """Whether the header section has no 8-bit octet, however long it is. What begins with no field has none."""
     if wire.isascii() or not _FIELD.match(wire):
         return True
-    end = _header_end(wire)
+    end = header_end(wire)
     return end >= 0 and wire[:end].isascii()
 
 
 def read_header(wire: bytes, hostname: bytes) -> Header:
     """Read the header section at the front of a message in wire form."""
-    end = _header_end(wire)
+    end = header_end(wire)
     head = wire[: min(end + 2, MAX_HEADER)] if end >= 0 else wire[:MAX_HEADER]
     if not (_FIELD.match(head) or not head or head.startswith(b"\r\n")):
         return Header(0, 0, False, False, False)

@@ -24,7 +24,8 @@ from relay.retry.report import Reporting, reports_for
 from relay.spool.entry import Entry, Hold, Standing
 from relay.spool.fault import EntryCorrupt, SpoolUnavailable
 from relay.spool.spool import Spool
-from relay.upstream.pool import Pool
+from relay.upstream.dispatch import Dispatch
+from relay.upstream.route import Route
 from relay.upstream.smarthost import Message
 from relay.upstream.terms import Terms
 
@@ -54,9 +55,9 @@ class Flight:
 class Attempts:
     """What all attempts of one process have in common."""
 
-    def __init__(self, spool: Spool, pool: Pool, journal: Journal, rules: Rules, dice: Callable[[], float]) -> None:
+    def __init__(self, spool: Spool, dispatch: Dispatch, journal: Journal, rules: Rules, dice: Callable[[], float]) -> None:
         self._spool = spool
-        self._pool = pool
+        self._dispatch = dispatch
         self._journal = journal
         self._rules = rules
         self._dice = dice
@@ -64,17 +65,17 @@ class Attempts:
         self.lease = rules.patience + rules.doubt + MARGIN
         """Seconds for which a claim is taken."""
 
-    async def make(self, entry: Entry) -> bool | None:
-        """Make one attempt; whether the smarthost was there, None if that did not come into it. Raises nothing but cancellation."""
+    async def make(self, entry: Entry, route: Route) -> bool | None:
+        """Make one attempt; whether a smarthost of the route was there, None if that did not come into it. Raises only cancellation."""
         began = time.monotonic()
         flight = Flight()
         try:
             prefix, wire = await self._spool.content(entry.id)
             if not entry.waiting or any(standing.state in ("failed", "relayed") for standing in entry.standings):
-                await self._settle_debts(entry, prefix, wire)
+                await self._settle_debts(entry, _host(route), prefix, wire)
                 return None
-            verdicts = await self._forward(entry, Message(prefix, wire), began, flight)
-            await self._record(entry, verdicts, prefix, wire)
+            verdicts, host = await self._forward(entry, route, Message(prefix, wire), began, flight)
+            await self._record(entry, host or _host(route), verdicts, prefix, wire)
         except EntryCorrupt:  # the spool holds it for a person, and has told of it
             return None
         except ClaimLost:
@@ -93,12 +94,13 @@ class Attempts:
             return None
         return not all(isinstance(verdict, Deferred) and verdict.unreached for verdict in verdicts.values())
 
-    async def _forward(self, entry: Entry, message: Message, began: float, flight: Flight) -> Verdicts:
+    async def _forward(self, entry: Entry, route: Route, message: Message, began: float, flight: Flight) -> tuple[Verdicts, str]:
+        """Offer it to the route's smarthosts; what was said, and by which."""
         envelope = entry.envelope._replace(recipients=tuple(standing.recipient for standing in entry.waiting))
         before_dot = partial(self._before_dot, entry, began, flight)
         terms = Terms(self._rules.patience, is_split=True, patience=self._rules.doubt, before_dot=before_dot)
-        attempt = await self._pool.forward(envelope, message, terms)
-        return attempt.verdicts if attempt.late is None else await attempt.late
+        attempt = await self._dispatch.forward(route, entry.user, envelope, message, terms)
+        return attempt.verdicts if attempt.late is None else await attempt.late, attempt.host
 
     async def _before_dot(self, entry: Entry, began: float, flight: Flight, refused: Mapping[Recipient, Verdict]) -> None:
         """Make sure that the claim outlasts the answer to the dot; raises ClaimLost."""
@@ -108,7 +110,7 @@ class Attempts:
 
     # -- what came of it -----------------------------------------------------------------------------------------------------
 
-    async def _record(self, entry: Entry, verdicts: Verdicts, prefix: bytes, wire: bytes) -> None:
+    async def _record(self, entry: Entry, host: str, verdicts: Verdicts, prefix: bytes, wire: bytes) -> None:
         """Record verdicts, give up what is too old, and put the reports that are owed into the spool."""
         now = self._spool.now()
         entry = replace(entry, attempts=entry.attempts + 1)
@@ -117,7 +119,7 @@ class Attempts:
         due = self._next(entry, standings, now)
         if due is None:
             standings = _given_up(standings)
-        await self._finish(entry, standings, due, prefix, wire, tried=now)
+        await self._finish(entry, host, standings, due, prefix, wire, tried=now)
         waiting = [one for one in standings if one.state == "waiting"]
         if waiting and due is not None:
             names = [one.recipient.address for one in waiting]
@@ -130,19 +132,19 @@ class Attempts:
             return max(due, now + self._rules.doubt)
         return due
 
-    async def _settle_debts(self, entry: Entry, prefix: bytes, wire: bytes) -> None:
+    async def _settle_debts(self, entry: Entry, host: str, prefix: bytes, wire: bytes) -> None:
         """Report on those whose fate is known; the others are tried in their turn."""
         now = self._spool.now()
         due = self._next(entry, entry.standings, max(now, entry.arrived))
         if any(one.state == "waiting" and one.in_doubt for one in entry.standings):
             due = entry.arrived + self._rules.doubt
-        await self._finish(entry, entry.standings, due if due is not None else now, prefix, wire, tried=entry.arrived)
+        await self._finish(entry, host, entry.standings, due if due is not None else now, prefix, wire, tried=entry.arrived)
 
-    async def give_up(self, entry: Entry) -> None:
-        """Give up those who wait, without another attempt: the smarthost is not there, and the time is up."""
+    async def give_up(self, entry: Entry, route: Route | None) -> None:
+        """Give up those who wait, without another attempt: the route, if it is known at all, leads nowhere now, and the time is up."""
         try:
             prefix, wire = await self._spool.content(entry.id)
-            await self._finish(entry, _given_up(entry.standings), None, prefix, wire)
+            await self._finish(entry, _host(route), _given_up(entry.standings), None, prefix, wire)
         except EntryCorrupt:
             return  # the spool holds it for a person, and has told of it
 
@@ -163,15 +165,15 @@ class Attempts:
     # -- recording -----------------------------------------------------------------------------------------------------------
 
     async def _finish(
-        self, entry: Entry, standings: tuple[Standing, ...], due: float | None, prefix: bytes, wire: bytes, tried: float | None = None
-    ) -> None:
+        self, entry: Entry, host: str, standings: tuple[Standing, ...], due: float | None, prefix: bytes, wire: bytes,
+        tried: float | None = None,
+    ) -> None:  # fmt: skip
         """Write standings and reports in one commit, and put on record what they say; insists until the spool takes it."""
         now = self._spool.now()
         is_warning = due is not None and self._rules.schedule.is_warning_due(entry.arrived, now, entry.is_warned)
         reports = reports_for(
             entry, standings, prefix, wire, is_warning=is_warning, hostname=self._rules.hostname, now=now, new_id=self._new_id,
-            remote=self._pool.route.host, last_attempt=tried, retry_until=self._rules.schedule.expiry(entry.arrived),
-            ahead=time.time() - now,
+            remote=host, last_attempt=tried, retry_until=self._rules.schedule.expiry(entry.arrived), ahead=time.time() - now,
         )  # fmt: skip
         held: Hold = "undeliverable" if reports.is_undeliverable else ""
         for patience in itertools.count(start=1):
@@ -223,6 +225,11 @@ class Attempts:
     def _new_id(self) -> str:
         self._serial += 1
         return f"{self._spool.incarnation}.{self._serial}"
+
+
+def _host(route: Route | None) -> str:
+    """The name of the smarthost that comes first; "" where there is none."""
+    return route.choices[0].target.host if route is not None and route.choices else ""
 
 
 def _given_up(standings: Sequence[Standing]) -> tuple[Standing, ...]:

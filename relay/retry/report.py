@@ -143,5 +143,5 @@ def _entry(origin: Entry, id: str, now: float, wire: bytes, is_8bit: bool) -> En
     standings = tuple(Standing(recipient) for recipient in envelope.recipients)
     return Entry(
         id=id, user=origin.user, owner=origin.owner, envelope=envelope, standings=standings, arrived=now, due=now, is_settled=True,
-        kind="dsn", origin=origin.id, size=len(wire),
+        kind="dsn", origin=origin.id, size=len(wire), route=origin.route,
     )  # fmt: skip

@@ -5,12 +5,13 @@ Promises:
 - An entry is claimed, durably, before anything of it is sent, and whatever kills this process leaves it in the spool until the doubt
   has passed: a second copy exists only where the first may have been taken, and that is on record.
 - A smarthost that is not there costs one attempt now and then, not one for each message; when it is back, it is met by one session
-  first, then by twice as many with each success.
+  first, then by twice as many with each success. Mail that goes elsewhere does not wait for it.
 - Mail of a user who may not send now is held, and goes on when it may.
 - A report is durable before what it speaks of is removed, in the same commit. There is no report on a report: one that nobody takes
   is held for a person.
 
-How one entry is tried is in attempt.py; when it is tried again in schedule.py; what a report says in report.py and mail/dsn.py.
+How one entry is tried is in attempt.py, and when again in schedule.py; by which route in routing.py; how the sessions are shared out among
+the routes in lane.py; what a report says in report.py and mail/dsn.py.
 """
 
 from __future__ import annotations
@@ -18,21 +19,25 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from relay.accounts.directory import Directory
 from relay.accounts.registry import Registry
 from relay.journal import Journal
 from relay.quota.ledger import Ledger, Settlement
 from relay.retry.attempt import Attempts
-from relay.retry.schedule import Ramp, Schedule
+from relay.retry.lane import Lane, Lanes
+from relay.retry.routing import Routing
+from relay.retry.schedule import Schedule
 from relay.spool.entry import Entry
 from relay.spool.fault import SpoolUnavailable
+from relay.spool.pile import Pile
 from relay.spool.spool import Spool
 from relay.store.client import StoreRefused, StoreUnavailable
-from relay.upstream.pool import Pool
+from relay.upstream.dispatch import Dispatch
+from relay.upstream.route import Route
 
 IDLE = 0.5
 """Seconds between two looks at a spool in which nothing was due."""
@@ -52,13 +57,13 @@ class Rules:
     doubt: float = 600.0
     """How long the answer to a final dot is listened for, and how long nobody tries again after it stayed out."""
     sessions: int = 10
-    """Sessions with the smarthost, at most."""
+    """Attempts at a time, at most, over all routes."""
     patience: float = 300.0
     """The longest attempt, up to its final dot."""
     is_holding: bool = True
     """Whether the mail of a disabled user is held."""
     review: float = 5.0
-    """Between two looks at what is held for its user, and at what is too old."""
+    """Between two looks at what is held for its user or its route, at the routes that are away, and at what is too old."""
     overdue: float = 60.0
     """How long beyond the expiry a last attempt may still come, before an entry is given up without."""
     drain: float = 30.0
@@ -68,21 +73,28 @@ class Rules:
 class Runner:
     """One process's retrying."""
 
-    def __init__(self, spool: Spool, pool: Pool, ledger: Ledger, registry: Registry, journal: Journal, rules: Rules) -> None:
+    def __init__(
+        self, spool: Spool, dispatch: Dispatch, route: Route, directory: Directory, ledger: Ledger, registry: Registry, journal: Journal,
+        rules: Rules,
+    ) -> None:  # fmt: skip
+        """`route` is the relay's own."""
         self._spool = spool
-        self._pool = pool
         self._ledger = ledger
         self._registry = registry
         self._journal = journal
         self._rules = rules
-        self._ramp = Ramp(rules.sessions)
-        self._attempts = Attempts(spool, pool, journal, rules, random.random)
-        self._ready: deque[Entry] = deque()
+        self._lanes = Lanes(route, dispatch, rules.sessions)
+        self._routing = Routing(spool, directory, journal, self._lanes.learn)
+        self._attempts = Attempts(spool, dispatch, journal, rules, random.random)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ours: dict[str, float] = {}
         """When those were claimed that are ready or under way; nobody else's, whatever has become of their leases."""
+        self._piles: dict[Pile, float] = {}
+        """What there was at the last look, and when the first of each is due."""
+        self._look_at = 0.0
         self._reviewed = 0.0
         self._is_told = False
+        self._is_ending = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Try again and again until `stop`; then end what is under way."""
@@ -100,8 +112,8 @@ class Runner:
                 except Exception as error:
                     self._journal.bug("retry", error)
                     pause = self._rules.review
-                if self._is_full() or pause:
-                    await self._wait(stopping, pause if not self._is_full() else self._rules.review)
+                if pause:
+                    await self._wait(stopping, pause)
         finally:
             stopping.cancel()
             await self._wind_up()
@@ -111,7 +123,7 @@ class Runner:
             self._journal.alarm(name, id="retry", error=str(error))
         self._is_told = True
 
-    async def _wait(self, stopping: asyncio.Task[bool], pause: float | None) -> None:
+    async def _wait(self, stopping: asyncio.Task[bool], pause: float) -> None:
         """Until an attempt ends, the pause is over, or the process is told to stop."""
         await asyncio.wait({stopping, *self._tasks}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
 
@@ -124,28 +136,43 @@ class Runner:
             self._reviewed = time.monotonic()
             await self._review(now)
         self._begin()
-        if self._is_full() or self._is_down():
+        if time.monotonic() > self._look_at:
+            await self._look()
+        due = [pile for pile, first in self._piles.items() if first <= now and pile.owner not in self._routing.unreadable]
+        wanted = self._lanes.wanted(due)
+        if not wanted:
             return False
-        room = 2 * self._ramp.width - len(self._ready) - len(self._tasks)
-        if room <= 0:
-            return False
-        due = await self._spool.due(now, room + len(self._ours))
-        claimed = await self._claim([entry for entry in due if entry.id not in self._ours][:room])
-        self._ready.extend(claimed)
-        self._ours.update(dict.fromkeys((entry.id for entry in claimed), time.monotonic()))
+        claimed = await self._claim_of(wanted, now)
+        for entry in claimed:
+            self._ours[entry.id] = time.monotonic()
+            self._lanes.add(entry)
         self._begin()
         return bool(claimed)
 
-    def _is_full(self) -> bool:
-        return len(self._tasks) >= self._ramp.width and len(self._ready) >= self._ramp.width
+    async def _look(self) -> None:
+        """See which piles there are; the more there are, the less often."""
+        began = time.monotonic()
+        self._piles = await self._spool.piles()
+        self._look_at = time.monotonic() + max(IDLE, 20 * (time.monotonic() - began))
 
-    def _is_down(self) -> bool:
-        return self._pool.down_until > time.monotonic()
+    async def _claim_of(self, wanted: dict[Pile, int], now: float) -> list[Entry]:
+        """Claim so many of these piles, the longest due first."""
+        lapsed = sum(time.monotonic() - since > self._attempts.lease for since in self._ours.values())
+        found = await self._spool.due_in(now, {pile: count + lapsed for pile, count in wanted.items()})
+        left = dict(wanted)
+        entries = []
+        for entry in found:
+            pile = Pile(entry.owner, entry.route)
+            if entry.id not in self._ours and left[pile]:
+                left[pile] -= 1
+                entries.append(entry)
+        for pile, missing in left.items():
+            if missing:
+                self._piles.pop(pile, None)  # nothing more there until the next look
+        return await self._claim(await self._routing.choose(await self._allow(await self._settle(entries))))
 
     async def _claim(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Claim those that are settled and may go out; raises StoreUnavailable."""
-        entries = await self._settle(entries)
-        entries = await self._allow(entries)
+        """Claim what nobody else works on; puts on record what somebody did until he died."""
         if not entries:
             return []
         now = self._spool.now()
@@ -229,23 +256,31 @@ class Runner:
         return found
 
     async def _review(self, now: float) -> None:
-        """Let go on what is held for users who may send again; give up what is too old while the smarthost is not there."""
+        """Let go on what is held for who may send again; see how the routes are that mail waits for; give up what is too old."""
         for name, owner in (await self._look_up(await self._spool.held_users("disabled"))).items():
             if owner or not self._rules.is_holding:
                 for id in await self._spool.unhold_user(name, "disabled", owner if self._rules.is_holding else None):
                     self._journal.unheld(id, "disabled")
-        if self._is_down():
-            old = await self._spool.expiring(now - self._rules.schedule.expire - self._rules.overdue, BATCH)
-            for entry in await self._claim([entry for entry in old if entry.id not in self._ours]):
+        await self._look()
+        await self._routing.review(self._blocked())
+        if blocked := self._blocked():
+            old = await self._spool.expiring(now - self._rules.schedule.expire - self._rules.overdue, BATCH, blocked)
+            old = await self._allow(await self._settle([entry for entry in old if entry.id not in self._ours]))
+            for entry in await self._claim(old):
                 self._ours[entry.id] = time.monotonic()
                 self._spawn(self._give_up(entry))
+        self._lanes.forget(pile.route for pile in self._piles)
+
+    def _blocked(self) -> list[Pile]:
+        """The piles that nothing can be taken from now."""
+        return [pile for pile in self._piles if pile.owner in self._routing.unreadable or self._lanes.is_blocked(pile.route)]
 
     # -- doing ---------------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Start as many attempts as the smarthost may be asked at once."""
-        while self._ready and len(self._tasks) < self._ramp.width:
-            self._spawn(self._attempt(self._ready.popleft()))
+        """Start as many attempts as there may be at once."""
+        for lane, entry in self._lanes.begin():
+            self._spawn(self._attempt(lane, entry))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -254,37 +289,41 @@ class Runner:
 
     async def _give_up(self, entry: Entry) -> None:
         try:
-            await self._attempts.give_up(entry)
+            lane = self._lanes.of(entry.route)
+            await self._attempts.give_up(entry, None if lane is None else lane.route)
         finally:
             del self._ours[entry.id]
 
-    async def _attempt(self, entry: Entry) -> None:
+    async def _attempt(self, lane: Lane, entry: Entry) -> None:
+        is_reached = None
         try:
-            if time.monotonic() - self._ours[entry.id] > STALE:
+            if time.monotonic() - self._ours[entry.id] > STALE or not lane.route.choices:
                 await self._attempts.let_go(entry, self._spool.now())
-                return
-            is_reached = await self._attempts.make(entry)
+            else:
+                is_reached = await self._attempts.make(entry, lane.route)
         finally:
             del self._ours[entry.id]
-        if is_reached is None:
-            return
+            self._lanes.end(lane)
         if is_reached:
-            self._ramp = self._ramp.succeeded()
-        else:
-            self._ramp = self._ramp.unreached()
-            await self._let_go()
+            lane.ramp = lane.ramp.succeeded()
+        elif is_reached is not None:
+            lane.ramp = lane.ramp.unreached()
+            await self._let_go(self._lanes.empty(lane))
+        if not self._is_ending:
+            self._begin()
 
-    async def _let_go(self) -> None:
-        """The smarthost is not there: what was claimed and not begun is nobody's again."""
+    async def _let_go(self, entries: Sequence[Entry]) -> None:
+        """What was claimed and not begun is nobody's again."""
         now = self._spool.now()
-        while self._ready:
-            entry = self._ready.popleft()
+        for entry in entries:
             del self._ours[entry.id]
             await self._attempts.let_go(entry, now)
 
     async def _wind_up(self) -> None:
         """End what is under way, within the drain's patience; what is then left is in doubt if its dot was sent, else as it was."""
-        await self._let_go()
+        self._is_ending = True
+        await self._routing.close()
+        await self._let_go(self._lanes.empty_all())
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=self._rules.drain)
         for task in set(self._tasks):

@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from relay.accounts.directory import Unreadable
 from relay.accounts.user import User
 from relay.mail.reply import Reply
 from relay.store.client import StoreRefused, StoreUnavailable
@@ -123,7 +125,7 @@ async def verify(house: House, id: str, address: str, mechanism: str, claim: Cre
     answered = loop.time() + min(house.rules.failure_floor * 2**failures, SLOWEST)
     try:
         answer = await _identify(house, address, claim)
-        if isinstance(answer, User) and house.presence is not None and not await house.presence.enter(answer.name):
+        if isinstance(answer, User) and not await _enter(house, answer):
             answer = CROWDED
     except (StoreUnavailable, StoreRefused) as error:
         house.report_store(id, error)
@@ -135,6 +137,14 @@ async def verify(house: House, id: str, address: str, mechanism: str, claim: Cre
         await asyncio.sleep(answered - loop.time())
     house.journal.auth_refused(id, claim.shown, address, str(answer))
     return answer
+
+
+async def _enter(house: House, user: User) -> bool:
+    """Whether the user may have one more connection; what is not known yet of its owner is asked, so that MAIL can be judged."""
+    if house.directory.known(user.owner_id) is None:
+        with suppress(StoreUnavailable, StoreRefused, Unreadable):  # what this cannot tell, DATA will
+            await house.directory.outfit(user.owner_id)
+    return house.presence is None or await house.presence.enter(user.name)
 
 
 async def _identify(house: House, address: str, claim: Credentials) -> User | Reply:

@@ -33,14 +33,16 @@ PAUSE = 1.0
 class Deposit:
     """The entry of one message, made or not."""
 
-    __slots__ = ("_entry", "_envelope", "_house", "_id", "_units", "_user")
+    __slots__ = ("_entry", "_envelope", "_house", "_id", "_route", "_units", "_user")
 
-    def __init__(self, house: House, user: User, envelope: Envelope, id: str, units: int) -> None:
+    def __init__(self, house: House, user: User, envelope: Envelope, id: str, units: int, route: str) -> None:
+        """`route` is the id of the setting that it was taken under, "" of the relay's own."""
         self._house = house
         self._user = user
         self._envelope = envelope
         self._id = id
         self._units = units
+        self._route = route
         self._entry: Entry | None = None
 
     @property
@@ -68,6 +70,7 @@ class Deposit:
             id=self._id, user=self._user.name, owner=self._user.owner_id, envelope=self._envelope, standings=standings, arrived=now,
             due=now + house.rules.doubt + MARGIN if is_mine else self._due(standings, is_unreached), units=self._units,
             accepted=accepted, attempts=1, size=len(prefix) + len(wire), claimed_by=spool.incarnation if is_mine else "",
+            route=self._route,
         )  # fmt: skip
         self._entry = entry  # from here on it may be there: only a failure, or a withdrawal, says that it is not
         try:

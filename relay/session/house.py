@@ -19,15 +19,18 @@ from relay.session.admission import Admission
 from relay.session.budget import Budget
 from relay.spool.spool import Spool
 from relay.store.client import StoreForeign
+from relay.upstream.route import Route
 from relay.upstream.smarthost import Message
 from relay.upstream.terms import Attempt, Terms
 
 if TYPE_CHECKING:
+    from relay.accounts.directory import Directory
     from relay.accounts.presence import Presence
     from relay.session.connection import Connection
     from relay.session.transaction import Transaction
 
-Forward = Callable[[Envelope, Message, Terms], Awaitable[Attempt]]
+Forward = Callable[[Route, str, Envelope, Message, Terms], Awaitable[Attempt]]
+"""Offers a message to the smarthosts of a route, for the user of this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,11 @@ class House:
     throttle: Throttle
     teller: Teller
     changes: Changes
+    directory: Directory
+    """What owners have set."""
     forward: Forward
+    route: Route
+    """The relay's own, for mail that no setting speaks of."""
     terms: Terms
     """What every forward keeps to."""
     journal: Journal

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping
 from typing import ClassVar
 
+from relay.accounts.user import User
 from relay.mail.address import canonical
 from relay.mail.envelope import Envelope, Recipient
 from relay.mail.reply import Reply
@@ -19,6 +20,7 @@ from relay.session.door import Door
 from relay.session.entrance import EHLO_FIRST, NO_ARGUMENT, OK, Entrance, host_name
 from relay.session.grammar import Sender, parse_bdat, parse_mail, parse_rcpt
 from relay.session.house import House
+from relay.session.outgoing import consult
 from relay.session.transaction import CLOSING, Gone, Silent, Transaction
 
 SENDER_OK = Reply(250, "1.0", "Sender OK")
@@ -61,7 +63,7 @@ class Protocol(Entrance):
         self._sender = None
         self._recipients.clear()
 
-    def _cmd_mail(self, argument: bytes) -> Answer:
+    def _cmd_mail(self, argument: bytes) -> Answer | Awaitable[Answer]:
         if not self._helo:
             return EHLO_FIRST
         if self._user is None:
@@ -71,6 +73,18 @@ class Protocol(Entrance):
         sender = parse_mail(argument, self._rules.max_message_bytes)
         if isinstance(sender, Reply):
             return sender
+        outfit = self._house.directory.known(self._user.owner_id)
+        if outfit is not None and not outfit.allows(sender.address):
+            return self._consult(self._user, sender)
+        self._sender = sender
+        return SENDER_OK
+
+    async def _consult(self, user: User, sender: Sender) -> Reply:
+        """What is remembered is against this sender: ask what is so now."""
+        look = self._house.directory.look(user.owner_id)
+        outfit = await consult(self._house, self._id, user, 1, look, sender.address)
+        if isinstance(outfit, Reply):
+            return outfit
         self._sender = sender
         return SENDER_OK
 

@@ -2,6 +2,7 @@
 
 Promises:
 - Capacity is reserved before 354 and settled before the reply; what is refused, aborted or rejected is released.
+- What the user's owner has set is asked for in the same round trip, and holds for the message: its route, its sender, its signature.
 - A client that hangs up cancels nothing that happens after its final dot.
 - A change of the user's account reaches a message that is still being uploaded: it is checked anew when the change is heard, and
   at its dot if it may have been missed.
@@ -23,11 +24,13 @@ from relay.mail import trace
 from relay.mail.envelope import Envelope
 from relay.mail.reply import Reply
 from relay.mail.verdict import Deferred, Verdicts
-from relay.quota.ledger import Hold, Refusal, Settlement
+from relay.quota.ledger import Hold, Settlement
 from relay.quota.teller import Kept
 from relay.session.capture import Upload, has_bare_newline
 from relay.session.deposit import Deposit, counted, in_flight
 from relay.session.disposition import Disposition, dispose_split, dispose_whole
+from relay.session.outgoing import NOWHERE, STORE_DOWN, consult, finish, is_particular, route_of
+from relay.session.refusal import refusal_reply
 from relay.spool.entry import Standing
 from relay.spool.fault import SpoolUnavailable
 from relay.store.client import StoreRefused, StoreUnavailable
@@ -36,8 +39,8 @@ from relay.upstream.terms import Attempt
 
 if TYPE_CHECKING:
     from relay.session.house import House
+    from relay.upstream.route import Route
 
-STORE_DOWN = Reply(451, "3.0", "Temporary backend failure, try again later")
 SPOOL_DOWN = Reply(452, "3.1", "Insufficient system storage, try again later")
 NO_ROOM = Reply(452, "3.1", "No memory for the message now, try again later")
 CLOSING = Reply(421, "7.0", "Account was changed, closing")
@@ -70,9 +73,11 @@ class Transaction:
     """One message of one user."""
 
     __slots__ = (
-        "_deposit", "_envelope", "_hold", "_hop", "_house", "_is_stale", "_mark", "_message", "_recheck", "_refusal", "_user", "id",
-        "is_forwarding", "is_taken", "refused_for", "units",
+        "_deposit", "_envelope", "_hold", "_hop", "_house", "_is_stale", "_mark", "_message", "_recheck", "_refusal", "_route", "_user",
+        "id", "is_forwarding", "is_taken", "refused_for", "units",
     )  # fmt: skip
+    _message: Message
+    _route: Route
 
     def __init__(self, house: House, user: User, envelope: Envelope, id: str, hop: trace.Hop) -> None:
         self._house = house
@@ -88,17 +93,22 @@ class Transaction:
         self._recheck: asyncio.Task[None] | None = None
         self._is_stale = False
         self.refused_for: str | None = None
-        """Why the ledger refused it, for the session to act on."""
+        """Why it was refused by the ledger, or by what the owner has set, for the session to act on."""
         self.is_taken = False
         self.is_forwarding = False
         """It is on its way to the smarthost, or its outcome to the ledger; bounded by the forward deadline and the store's time-out."""
 
     async def run(self, client: Client) -> Reply:
         """Take the message or refuse it, and say so; raises Gone if the client leaves before its final dot."""
+        look = self._house.directory.look(self._user.owner_id)  # which leaves with what reserve asks
         await self._reserve()
         if self._hold is None:
             return self._refuse()
         try:
+            outfit = await consult(self._house, self.id, self._user, self.units, look, self._envelope.sender)
+            if isinstance(outfit, Reply):
+                return await self._turn_down(outfit)
+            self._route = route_of(self._house, outfit, self._envelope.sender)
             self._begin_upload()
             try:
                 upload = await client.upload()
@@ -114,11 +124,17 @@ class Transaction:
             if problem is not None:
                 await self._release("refused")
                 return problem
+            if is_particular(outfit):
+                message = self._message
+                written = await finish(self._house, self.id, self._user, self.units, outfit, self._envelope.sender, message, header)
+                if isinstance(written, Reply):
+                    return await self._turn_down(written)
+                self._message = written
             if not self._is_safe():
                 await self._reserve()
                 if self._hold is None:
                     return self._refuse()
-            return await self._forward(upload.wire, header)
+            return await self._forward()
         except BaseException:
             if self._deposit is None or not self._deposit.is_made:  # else the spool answers for it, and retry settles it
                 await self._release("aborted")
@@ -169,6 +185,12 @@ class Transaction:
         has_time = self._hold.expires - time.monotonic() >= self._house.rules.forward_margin
         return has_time and not self._house.changes.since(self._user.name, self._mark)
 
+    async def _turn_down(self, reply: Reply) -> Reply:
+        """What the owner has set stands against the message, or is not to be had."""
+        self.refused_for = "sender" if reply.code >= 500 else "store"
+        await self._release("refused")
+        return reply
+
     async def _release(self, reason: str) -> None:
         if self._hold is not None:
             hold, self._hold = self._hold, None
@@ -203,6 +225,7 @@ class Transaction:
             raise
 
     def _inspect(self, upload: Upload) -> tuple[Reply | None, trace.Header]:
+        """What is wrong with the message; if nothing is, what goes before it is written."""
         rules = self._house.rules
         header = trace.read_header(upload.wire, self._house.hostname)
         problem = None
@@ -214,19 +237,24 @@ class Transaction:
             problem = Reply(550, "6.11", "Bare CR or LF in the message; lines end with CRLF (RFC 5321 section 2.3.8)")
         elif header.ours >= rules.max_passes or header.received > trace.MAX_RECEIVED:
             problem = Reply(554, "4.6", "Mail loop: this message has passed here too often")
+        else:
+            to = self._envelope.recipients
+            prefix = trace.prefix(header, self._hop, self.id, self._house.date(), to[0].address if len(to) == 1 else "")
+            self._message = Message(prefix, upload.wire)
         return problem, header
 
-    async def _forward(self, wire: bytes, header: trace.Header) -> Reply:
+    async def _forward(self) -> Reply:
         house, envelope = self._house, self._envelope
-        only = envelope.recipients[0].address if len(envelope.recipients) == 1 else ""
-        self._message = Message(trace.prefix(header, self._hop, self.id, house.date(), only), wire)
         began = time.monotonic()
         self.is_forwarding = True
         try:
             terms = house.terms
             if terms.is_split and len(envelope.recipients) > 1:  # else there is nothing to do between the envelope and the dot
                 terms = replace(terms, before_dot=self._before_dot)
-            attempt = await house.forward(envelope, self._message, terms)
+            if self._route.choices:
+                attempt = await house.forward(self._route, self._user.name, envelope, self._message, terms)
+            else:
+                attempt = Attempt(dict.fromkeys(envelope.recipients, NOWHERE))
             if house.spool is None:
                 end = dispose_whole(attempt.verdicts, self.id)
             else:
@@ -305,7 +333,7 @@ class Transaction:
                 raise Withheld(self._refuse())
         accepted = counted(standings, self._house.teller.ledger.rules.unit)
         if self._deposit is None:
-            self._deposit = Deposit(self._house, self._user, self._envelope, self.id, self.units)
+            self._deposit = Deposit(self._house, self._user, self._envelope, self.id, self.units, self._route.id)
         try:
             await self._deposit.make(standings, accepted, self._message.prefix, self._message.wire, is_mine, is_unreached)
         except SpoolUnavailable as error:
@@ -345,27 +373,3 @@ class Transaction:
         if not end.failed:
             return 0
         return 1 if self._house.teller.ledger.rules.unit == "messages" else end.failed
-
-
-def refusal_reply(refusal: Refusal, unit: str) -> Reply:
-    """What the client hears of a refusal: the second from which this message would fit, or that it never will."""
-    used, limit = refusal.used, refusal.limit
-    when = ""
-    if refusal.retry_after is not None and refusal.at is not None:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(refusal.at))
-        when = f"; retry-after={refusal.retry_after} at={stamp}"
-    match refusal.reason:
-        case "hourly":
-            return Reply(451, "7.0", f"Hourly sending limit reached ({used}/{limit} {unit}){when}")
-        case "in_flight":
-            return Reply(451, "7.0", f"Sending limit taken by messages in flight{when}")
-        case "rejected":
-            return Reply(451, "7.0", f"Too much of your mail was rejected ({used}/{limit} {unit}){when}")
-        case "never":
-            return Reply(550, "7.1", f"Message counts {used} {unit} and never fits the limit of {limit} per window")
-        case "total":
-            return Reply(550, "7.1", f"Total sending limit reached ({used}/{limit} {unit})")
-        case "stale":
-            return Reply(530, "7.0", "Credentials were changed, authenticate again")
-        case _:
-            return Reply(550, "7.13", "User account disabled")

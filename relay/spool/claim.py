@@ -67,50 +67,6 @@ def load_any(db: sqlite3.Connection, found: Sequence[tuple[int, str]]) -> list[E
     return [read if isinstance(read, Entry) else rows.salvage(db, seq, id) for (seq, id), read in zip(found, reads, strict=True)]
 
 
-def find_due(db: sqlite3.Connection, before: float, limit: int, now: float) -> tuple[list[Entry], list[Damage]]:
-    """Entries to be tried, the longest due first."""
-    return _find(db, "due <= ?", "due", (before, now, limit))
-
-
-def find_expiring(db: sqlite3.Connection, arrived_before: float, limit: int, now: float) -> tuple[list[Entry], list[Damage]]:
-    """Entries that have waited for so long, the oldest first."""
-    waits = "EXISTS (SELECT 1 FROM standing WHERE standing.seq = entry.seq AND state = 'waiting')"
-    return _find(db, "arrived <= ?", "arrived", (arrived_before, now, limit), f" AND {waits}")
-
-
-def _find(
-    db: sqlite3.Connection, condition: str, order: str, values: tuple[float, float, int], also: str = ""
-) -> tuple[list[Entry], list[Damage]]:
-    """Entries in the order of an index, free and not held."""
-    free = f"(claimed_by = '' OR lease_end <= ?){also}"
-    try:
-        found = db.execute(
-            f"SELECT seq, id FROM entry WHERE held = '' AND {condition} AND {free} ORDER BY {order} LIMIT ?",  # noqa: S608
-            values,
-        ).fetchall()
-    except sqlite3.DatabaseError as error:
-        if not rows.is_damage(error):
-            raise
-    else:
-        return load_all(db, found)
-    # A damaged page is in the way: ask the index alone, then entry by entry.
-    before, now, limit = values
-    entries: list[Entry] = []
-    damages: list[Damage] = []
-    for (seq,) in db.execute(f"SELECT seq FROM entry WHERE held = '' AND {condition} ORDER BY {order}", (before,)).fetchall():  # noqa: S608
-        try:
-            one = db.execute(f"SELECT seq, id FROM entry WHERE seq = ? AND {free}", (seq, now)).fetchall()  # noqa: S608
-        except sqlite3.DatabaseError as error:
-            damages.append(Damage(seq, rows.id_of(db, seq), f"its rows cannot be read: {error}"))
-            continue
-        whole, damaged = load_all(db, one)
-        entries += whole
-        damages += damaged
-        if len(entries) >= limit:
-            break
-    return entries, damages
-
-
 def mark_settled(db: sqlite3.Connection, calls: Sequence[Sequence[str]]) -> list[None]:
     """Mark many calls' entries with one statement."""
     ids = json.dumps([id for call in calls for id in call])

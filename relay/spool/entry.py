@@ -73,6 +73,14 @@ class Entry:
     """The sender was told of the delay."""
     size: int = 0
     """Octets of the content, in wire form."""
+    route: str = ""
+    """Id of the owner's setting that it is to go by; "" for the relay's own smarthost."""
+
+    @property
+    def domain(self) -> str:
+        """The domain whose setting it goes by."""
+        recipients = self.envelope.recipients
+        return domain_of(self.kind, self.envelope.sender, recipients[0].address if recipients else "")
 
     @property
     def waiting(self) -> tuple[Standing, ...]:
@@ -91,6 +99,11 @@ class Entry:
             if one.state == "waiting" and one.recipient in verdicts else one
             for one in self.standings
         )  # fmt: skip
+
+
+def domain_of(kind: str, sender: str, recipient: str) -> str:
+    """The domain whose setting an entry goes by: its sender's; of a report that of the sender whom it tells."""
+    return (recipient if kind == "dsn" else sender).rpartition("@")[2]
 
 
 def standing_of(envelope: Envelope, recipient: Recipient, verdict: Verdict) -> Standing:

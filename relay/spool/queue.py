@@ -13,6 +13,7 @@ from typing import Literal
 from relay.spool import rows
 from relay.spool.claim import load_any, seq_of
 from relay.spool.entry import Entry, Hold
+from relay.spool.schema import is_damage
 
 Which = Literal["all", "waiting", "held"]
 PAGE = 500
@@ -55,7 +56,7 @@ def page(db: sqlite3.Connection, after: int, owner: str | None, user: str | None
             (after, *values),
         ).fetchall()
     except sqlite3.DatabaseError as error:
-        if not rows.is_damage(error):
+        if not is_damage(error):
             raise
     else:
         return (found[-1][0] if len(found) == PAGE else None), load_any(db, found)

@@ -18,13 +18,14 @@ from typing import Any, get_args
 from relay.mail.envelope import Envelope, Recipient
 from relay.spool.entry import Entry, Hold, Kind, Standing, State
 from relay.spool.fault import EntryCorrupt
+from relay.spool.schema import is_damage
 
 Put = tuple[Entry, bytes, bytes]
 """An entry, its prefix and its wire."""
 
 ENTRY = (
     "seq, id, user, owner, kind, origin, sender, body, ret, envid, recipients, size, units, accepted, seal, arrived, due, is_settled, "
-    "attempts, held, claimed_by, lease_end, is_warned, smtputf8"
+    "attempts, held, claimed_by, lease_end, is_warned, smtputf8, route"
 )
 STANDING = "seq, position, address, notify, orcpt, state, reply, in_doubt"
 CONTENT = "seq, prefix, wire, crc"
@@ -63,7 +64,7 @@ def insert(db: sqlite3.Connection, puts: Sequence[Put]) -> list[None]:
         entries.append((
             seq, entry.id, entry.user, entry.owner, entry.kind, entry.origin, e.sender, e.body, e.ret, e.envid, len(entry.standings),
             entry.size, entry.units, entry.accepted, seal(entry), entry.arrived, entry.due, entry.is_settled, entry.attempts, entry.held,
-            entry.claimed_by, entry.due if entry.claimed_by else 0.0, entry.is_warned, e.smtputf8,
+            entry.claimed_by, entry.due if entry.claimed_by else 0.0, entry.is_warned, e.smtputf8, entry.route,
         ))  # fmt: skip
         standings += [
             (seq, position, s.recipient.address, s.recipient.notify, s.recipient.orcpt, s.state, spoken(s.reply), s.in_doubt)
@@ -154,12 +155,6 @@ def _plain(value: Any) -> Any:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
-def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether an error is of what is stored, not of the disk or of the moment."""
-    name = str(getattr(error, "sqlite_errorname", ""))
-    return name.startswith("SQLITE_CORRUPT") or name == "SQLITE_NOTADB"
-
-
 def _parse(row: Sequence[Any], rows: Sequence[Sequence[Any]]) -> Entry | EntryCorrupt:
     try:
         entry = _build(row, rows)
@@ -189,13 +184,13 @@ def _build(row: Sequence[Any], rows: Sequence[Sequence[Any]], *, is_lenient: boo
     )
     (
         _, id, user, owner, kind, origin, sender, body, ret, envid, _, size, units, accepted, _, arrived, due, is_settled, attempts, held,
-        claimed_by, _, is_warned, smtputf8,
+        claimed_by, _, is_warned, smtputf8, route,
     ) = row  # fmt: skip
     envelope = Envelope(sender, tuple(standing.recipient for standing in standings), body, ret, envid, bool(smtputf8))
     return Entry(
         id, user, owner, envelope, standings,
         float(arrived), float(due), int(units), int(accepted), bool(is_settled), _known(kind, _KINDS, is_lenient=is_lenient), origin,
-        int(attempts), _known(held, _HOLDS, is_lenient=is_lenient), claimed_by, bool(is_warned), int(size),
+        int(attempts), _known(held, _HOLDS, is_lenient=is_lenient), claimed_by, bool(is_warned), int(size), route,
     )  # fmt: skip
 
 

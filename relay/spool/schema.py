@@ -6,9 +6,10 @@ Promises:
   step from an older version to this one, and what was in the spool is in it after, as it was.
 
 Shape: the content is apart from the entry and written once, so that nothing that changes an entry rewrites a message; every recipient's
-standing is a row. `seq` rises with every entry, so that all rows, and the indices on instants, are appended at the end of their trees:
-a spool of a million entries takes a message as fast as an empty one. The other indices are partial and hold only what is out of the
-ordinary (held, claimed, unsettled, in doubt).
+standing is a row. `seq` rises with every entry, so that all rows, and the index on arrivals, are appended at the end of their trees: a
+spool of a million entries takes a message as fast as an empty one. What is to be tried is indexed in piles, one for each owner and route,
+each in the order in which it is due: a pile that nobody can be asked to take is passed over in one step, however high it is. The other
+indices are partial and hold only what is out of the ordinary (held, claimed, unsettled, in doubt).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from relay.spool.fault import SpoolUnavailable, SpoolUnusable
 
 APPLICATION = 0x52454C59
 """PRAGMA application_id: "RELY"."""
-VERSION = 2
+VERSION = 3
 """PRAGMA user_version."""
 
 PAGE = 8192
@@ -42,9 +43,8 @@ TABLES = (
         sender TEXT NOT NULL, body TEXT NOT NULL, ret TEXT NOT NULL, envid TEXT NOT NULL, recipients INTEGER NOT NULL,
         size INTEGER NOT NULL, units INTEGER NOT NULL, accepted INTEGER NOT NULL, seal INTEGER NOT NULL, arrived REAL NOT NULL,
         due REAL NOT NULL, is_settled INTEGER NOT NULL, attempts INTEGER NOT NULL, held TEXT NOT NULL, claimed_by TEXT NOT NULL,
-        lease_end REAL NOT NULL, is_warned INTEGER NOT NULL, smtputf8 INTEGER NOT NULL DEFAULT 0)""",
+        lease_end REAL NOT NULL, is_warned INTEGER NOT NULL, smtputf8 INTEGER NOT NULL DEFAULT 0, route TEXT NOT NULL DEFAULT '')""",
     """CREATE UNIQUE INDEX entry_id ON entry (id)""",
-    """CREATE INDEX entry_due ON entry (due) WHERE held = ''""",
     """CREATE INDEX entry_arrived ON entry (arrived, size) WHERE held = ''""",
     """CREATE INDEX entry_held ON entry (held, user) WHERE held <> ''""",
     """CREATE INDEX entry_claimed ON entry (claimed_by, lease_end) WHERE claimed_by <> ''""",
@@ -61,9 +61,18 @@ TABLES = (
 )
 STEPS = {
     1: ("ALTER TABLE entry ADD COLUMN smtputf8 INTEGER NOT NULL DEFAULT 0",),
+    2: ("ALTER TABLE entry ADD COLUMN route TEXT NOT NULL DEFAULT ''",),
 }
 """What makes the next version of each older one. A column with a default costs nothing, however many entries there are; and a process of
 the older relay that still has the file open can go on writing to it."""
+INDICES = {
+    "entry_pile": "CREATE INDEX entry_pile ON entry (owner, route, due) WHERE held = ''",
+    "entry_owner_held": "CREATE INDEX entry_owner_held ON entry (held, owner) WHERE held <> ''",
+}
+"""What is made beside the tables: an index reads every row, so on a file with a damaged page it cannot be had. Then all goes on without,
+more slowly, until it can."""
+OUTDATED = ("entry_due",)
+"""Indices of older versions, which go when those are there."""
 
 
 def said(path: Path, error: Exception) -> str:
@@ -135,6 +144,8 @@ def _create(db: sqlite3.Connection, path: Path, may_upgrade: bool) -> None:
     application = db.execute("PRAGMA application_id").fetchone()[0]
     is_empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
     if application == APPLICATION and version == VERSION:
+        if may_upgrade:
+            _index(db)
         return
     if application == APPLICATION and version > VERSION:
         raise SpoolUnusable(f"{path} is of a newer relay: its schema is {version}, this relay knows {VERSION}")
@@ -142,6 +153,7 @@ def _create(db: sqlite3.Connection, path: Path, may_upgrade: bool) -> None:
         if not may_upgrade:
             raise SpoolUnusable(f"{path} is of an older relay: start this one, which brings it up to date")
         _commit(db, [statement for step in range(version, VERSION) for statement in STEPS[step]])
+        _index(db)
         return
     if application or version or not is_empty:
         raise SpoolUnusable(f"{path} is a database, but no spool: a person must look at it, or move it away")
@@ -149,6 +161,33 @@ def _create(db: sqlite3.Connection, path: Path, may_upgrade: bool) -> None:
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")
     db.execute("PRAGMA journal_mode = WAL").fetchall()
     _commit(db, TABLES)
+    _index(db)
+
+
+def _index(db: sqlite3.Connection) -> None:
+    """Make the indices that are missing, in one commit; an older version's stay where damage is in the way."""
+    there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    missing = [name for name in INDICES if name not in there]
+    if not missing and not there.intersection(OUTDATED):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for name in missing:
+            db.execute(INDICES[name])
+        for name in OUTDATED:
+            db.execute(f"DROP INDEX IF EXISTS {name}")
+    except sqlite3.DatabaseError as error:
+        db.execute("ROLLBACK")
+        if not is_damage(error):
+            raise
+    else:
+        db.execute("COMMIT")
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether an error is of what is stored, not of the disk or of the moment."""
+    name = str(getattr(error, "sqlite_errorname", ""))
+    return name.startswith("SQLITE_CORRUPT") or name == "SQLITE_NOTADB"
 
 
 def _commit(db: sqlite3.Connection, statements: Sequence[str]) -> None:

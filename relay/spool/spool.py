@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from relay.spool import claim, queue, rows
+from relay.spool import claim, pile, queue, rows
 from relay.spool.claim import Damage
 from relay.spool.clock import SpoolClock
 from relay.spool.entry import Entry, Hold, Standing
 from relay.spool.fault import EntryCorrupt, SpoolUnavailable
+from relay.spool.pile import Pile, Place, Sorted
 from relay.spool.queue import Counts
 from relay.spool.reader import Reader
 from relay.spool.schema import connect, locked, prepare, said
@@ -120,14 +121,39 @@ class Spool:
 
     # -- trying again --------------------------------------------------------------------------------------------------------
 
+    async def piles(self) -> dict[Pile, float]:
+        """The piles of what is not held, and when the first of each is due."""
+        piles, damages = await self._reader.read(pile.find_piles)
+        await self._whole([], damages)
+        return piles
+
     async def due(self, before: float, limit: int) -> list[Entry]:
         """Entries that are due by then, free and not held, the longest due first."""
-        return await self._whole(*await self._reader.read(partial(claim.find_due, before=before, limit=limit, now=self.now())))
+        return await self._whole(*await self._reader.read(partial(pile.find_any_due, before=before, limit=limit, now=self.now())))
 
-    async def expiring(self, arrived_before: float, limit: int) -> list[Entry]:
-        """Entries that arrived by then, free and not held, with recipients still waiting, the oldest first."""
-        call = partial(claim.find_expiring, arrived_before=arrived_before, limit=limit, now=self.now())
+    async def due_in(self, before: float, wanted: Mapping[Pile, int]) -> list[Entry]:
+        """The same of these piles only, so many of each at most, the longest due of each first."""
+        return await self._whole(*await self._reader.read(partial(pile.find_due, before=before, wanted=wanted, now=self.now())))
+
+    async def expiring(self, arrived_before: float, limit: int, piles: Sequence[Pile] | None = None) -> list[Entry]:
+        """Entries (of these piles) that arrived by then, free and not held, with recipients still waiting, the oldest first."""
+        call = partial(pile.find_expiring, arrived_before=arrived_before, limit=limit, now=self.now(), piles=piles)
         return await self._whole(*await self._reader.read(call))
+
+    async def owners_without_route(self) -> set[str]:
+        """Whose mail is held for want of a route."""
+        return await self._reader.read(pile.owners_without_route)
+
+    async def seqs_of(self, owner: str) -> list[int]:
+        """The numbers of an owner's entries that `sort` may be asked to sort."""
+        return await self._reader.read(partial(pile.seqs_of, owner=owner))
+
+    async def sort(self, seqs: Sequence[int], place: Place) -> Sorted:
+        """Put entries into the piles of the routes that their mail goes by now; hold those that had one and have none, and let go again.
+
+        `place` is asked with the domain of each, in another thread. What somebody is working on stays as it is.
+        """
+        return await self._write(partial(pile.sort, seqs=seqs, place=place, now=self.now()))
 
     async def mark_settled(self, ids: Sequence[str]) -> None:
         """Record that the ledger has answered for their holds."""

@@ -1,1 +1,1 @@
-"""Where it goes: routes, the conversation with a smarthost, and the pool of its sessions."""
+"""Where it goes: routes, the choice among their smarthosts, the pool of sessions with one, and the conversation on a session."""

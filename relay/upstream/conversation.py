@@ -13,6 +13,11 @@ from typing import cast
 MAX_REPLY = 65_536
 """Octets of one reply, all its lines; more is no SMTP server."""
 
+JOINED = 65_536
+"""Octets up to which it is cheaper to put together what is sent together than to hand it over in pieces."""
+
+_CODES = {b"%d" % code: code for code in range(200, 600)}
+
 
 class Broken(Exception):
     """The conversation cannot go on; the text says why."""
@@ -30,7 +35,7 @@ class Conversation(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._lines: list[str] = []
-        self._code = b""
+        self._code = 0
         self._octets = 0
         self._replies: deque[tuple[int, str]] = deque()
         self._owed = 0
@@ -56,21 +61,27 @@ class Conversation(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Split what came into replies."""
-        buffer = self._buffer + data if self._buffer else data
-        start = 0
-        while not self._fault and (end := buffer.find(b"\n", start)) >= 0:
-            self._octets += end + 1 - start
-            self._take_line(buffer[start:end].rstrip(b"\r"))
-            start = end + 1
-        self._buffer = buffer[start:]
+        if self._fault:
+            return
+        lines = (self._buffer + data if self._buffer else data).split(b"\n")
+        self._buffer = lines.pop()
+        for line in lines:
+            if line[3:4] == b" " and self._owed and not self._lines and (code := _CODES.get(line[:3])):  # as nearly all are
+                self._owed -= 1
+                self._replies.append((code, line[4:].rstrip(b"\r").decode("utf-8", "replace")))
+            else:
+                self._octets += len(line) + 1
+                self._take_line(line.rstrip(b"\r"))
+                if self._fault:
+                    break
         if len(self._buffer) + self._octets > MAX_REPLY:
             self._break("a reply without an end")
         if self._replies:
             self._wake()
 
     def _take_line(self, line: bytes) -> None:
-        code = line[:3]
-        if len(code) < 3 or not code.isdigit() or not b"200" <= code < b"600" or line[3:4] not in (b" ", b"-", b""):
+        code = _CODES.get(line[:3])
+        if code is None or line[3:4] not in (b" ", b"-", b""):
             self._fall_out(f"no SMTP reply: {line[:80]!r}")
             return
         if self._owed == 0:
@@ -83,7 +94,7 @@ class Conversation(asyncio.Protocol):
         self._lines.append(line[4:].decode("utf-8", "replace"))
         if line[3:4] != b"-":
             self._owed -= 1
-            self._replies.append((int(code), "\n".join(self._lines)))
+            self._replies.append((code, "\n".join(self._lines)))
             self._lines = []
             self._octets = 0
 
@@ -114,12 +125,15 @@ class Conversation(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(False)
 
-    def send(self, *data: bytes, replies: int) -> None:
+    def send(self, *data: bytes, replies: int = 1) -> None:
         """Write, and expect so many more replies; raises Broken."""
         if self._fault or self._transport is None:
             raise Broken(self._fault or "not connected")
         self._owed += replies
-        self._transport.writelines(data)
+        if sum(map(len, data)) <= JOINED:
+            self._transport.write(b"".join(data))
+        else:
+            self._transport.writelines(data)
 
     async def reply(self) -> tuple[int, str]:
         """The next reply; raises Broken, or Overdue.
@@ -139,9 +153,13 @@ class Conversation(asyncio.Protocol):
                 raise Overdue
         return self._replies.popleft()
 
+    def heard(self) -> tuple[int, str] | None:
+        """The next reply, if it is there: who takes it at once need not wait for it, which costs as much as reading it."""
+        return self._replies.popleft() if self._replies else None
+
     async def ask(self, command: bytes) -> tuple[int, str]:
         """Send one command and wait for its reply; raises Broken."""
-        self.send(command, replies=1)
+        self.send(command)
         return await self.reply()
 
     def abort(self) -> None:

@@ -3,10 +3,13 @@
 Promises:
 - At most `max_connections` messages are offered at a time, and as many sessions idle or in use. One whose answer is late is beside
   these: it holds nobody up, and counts again only when it is kept.
-- A session that is idle too long, used too often or not clean is not used again.
+- Those who wait for one are served user by user in turn. Where the smarthost takes so many messages a second, each waits for its
+  instant as well.
+- A session that is idle too long, too old, used too often or not clean is not used again.
 - A message that met a dead session before the smarthost could have seen any of its content, and before its caller was asked, is
   offered once more on a fresh one.
-- The caller waits until the deadline at most and has a verdict for every recipient. What was cut short is aborted, never returned;
+- The caller waits until the deadline at most and has a verdict for every recipient, and hears whether another smarthost may still have
+  the message. What was cut short is aborted, never returned;
   only an answer to the final dot may still be listened for.
 - A smarthost that gave no session is left alone for a while; whoever would need a new one hears so at once.
 """
@@ -14,30 +17,49 @@ Promises:
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections import deque
+from collections.abc import Callable
 
 from relay.mail.envelope import Envelope
 from relay.mail.reply import Reply
 from relay.mail.verdict import Deferred, Verdicts
 from relay.upstream.breaker import Breaker
 from relay.upstream.conversation import Broken, Overdue
+from relay.upstream.guard import Guard
+from relay.upstream.opening import NoSession, connect
+from relay.upstream.pace import OverRate, Pace
 from relay.upstream.progress import LATE, Progress, Stage
-from relay.upstream.route import Route, tls_context
+from relay.upstream.route import Target, tls_context
 from relay.upstream.slots import Slots
-from relay.upstream.smarthost import Message, NoSession, Smarthost, connect
-from relay.upstream.terms import Attempt, Terms
+from relay.upstream.smarthost import Message, Smarthost
+from relay.upstream.terms import Attempt, Terms, Window
+
+PROBE = 30.0
+"""Seconds that a probe may take, whatever each of its steps may."""
+
+TOO_FAST = Deferred(Reply(451, "4.5", "The sending rate of the smarthost is reached"), unreached=True)
+_UNUSABLE = Deferred(Reply(451, "7.5", "Relay misconfigured: TLS settings of the smarthost cannot be used"), ours=True)
 
 
 class Pool:
     """Sessions with one smarthost, newest first."""
 
-    def __init__(self, route: Route, hostname: str) -> None:
-        self.route = route
+    def __init__(
+        self, target: Target, hostname: str, guard: Guard | None = None, pace: Pace | None = None,
+        on_change: Callable[[Pool, bool, str], None] = lambda pool, is_down, text: None,
+    ) -> None:  # fmt: skip
+        """`on_change(self, is_down, text)` is called when the smarthost gives no session any more, and when it does again."""
+        self.target = target
         self._hostname = hostname
-        self._context = tls_context(route)
-        self._slots = Slots(route.max_connections)
-        self._breaker = Breaker(route.down_seconds)
+        self._guard = guard
+        self._pace = pace
+        self._on_change = on_change
+        self._context: ssl.SSLContext | None = None
+        self._preparing = asyncio.Lock()
+        self._slots = Slots(target.max_connections)
+        self._breaker = Breaker(target.down_seconds)
         self._idle: deque[Smarthost] = deque()
         self._late: dict[asyncio.Task[Verdicts], Smarthost] = {}
         self._reaper: asyncio.TimerHandle | None = None
@@ -51,29 +73,66 @@ class Pool:
         """
         return self._breaker.until(time.monotonic())
 
-    async def forward(self, envelope: Envelope, message: Message, terms: Terms) -> Attempt:
-        """Offer a message to the smarthost; never raises for what the smarthost does, only what before_dot raises."""
-        progress = Progress(terms.deadline)
+    @property
+    def is_down(self) -> bool:
+        """Whether it is known to be down, and nobody could be served by a session that is there."""
+        return self._breaker.is_down and not self._idle
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether all its sessions are in use, or a message waits for its instant."""
+        return not self._slots.free or (self._pace is not None and self._pace.is_busy)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nobody uses it, and it holds no session."""
+        return not self._idle and not self._late and self._slots.free == self.target.max_connections
+
+    async def forward(self, envelope: Envelope, message: Message, terms: Terms, user: str = "", window: Window | None = None) -> Attempt:
+        """Offer a message to the smarthost; never raises for what the smarthost does, only what before_dot raises.
+
+        `user` waits in turn with the others; `window` is the time of an attempt that another smarthost may follow.
+        """
+        progress = Progress(terms.deadline) if window is None else Progress(window.share, window.rest)
         try:
             if self._breaker.is_down and not self._idle:
                 self._seek_leave(progress)
-            if not self._slots.take_now() and not await self._slots.wait():
+            if self._pace is not None:
+                await self._keep_pace(self._pace, user, progress)
+            elif not self._slots.take_now() and not await self._slots.wait(user):
                 raise NoSession(self._breaker.verdict)
             try:
                 return await self._attempt(envelope, message, progress, terms)
             finally:
                 self._slots.give_back()
         except NoSession as none:
-            return Attempt(progress.verdicts_with(envelope, none.verdict))
+            return self._cut_short(progress, progress.verdicts_with(envelope, none.verdict))
         except Broken as error:
-            return Attempt(progress.verdicts(envelope, str(error)))
+            return self._cut_short(progress, progress.verdicts(envelope, str(error)))
         except asyncio.CancelledError:
             if not progress.is_overdue:
                 raise
-            return Attempt(progress.verdicts(envelope, LATE))
+            if self._pace is not None and progress.stage is Stage.SLOT:
+                return self._cut_short(progress, progress.verdicts_with(envelope, TOO_FAST))
+            if window is not None and window.rest and progress.stage in (Stage.ENVELOPE, Stage.DATA):
+                self._distrust(progress)
+            return self._cut_short(progress, progress.verdicts(envelope, LATE))
         finally:
             progress.end()
             self._breaker.withdraw(progress)
+
+    async def _keep_pace(self, pace: Pace, user: str, progress: Progress) -> None:
+        """Wait for a slot and for the message's instant; raises NoSession."""
+        try:
+            if not await pace.admit(self._slots, user, asyncio.get_running_loop().time() + progress.seconds):
+                raise NoSession(self._breaker.verdict)
+        except OverRate:
+            raise NoSession(TOO_FAST) from None
+
+    def _cut_short(self, progress: Progress, verdicts: Verdicts) -> Attempt:
+        """An attempt that ended before the smarthost said what becomes of the message."""
+        is_open = not progress.said and progress.stage not in (Stage.BEFORE_DOT, Stage.DOT)
+        return Attempt(verdicts, None, is_open, self.target.host)
 
     async def _attempt(self, envelope: Envelope, message: Message, progress: Progress, terms: Terms) -> Attempt:
         session = self._take()
@@ -97,7 +156,9 @@ class Pool:
             session.abort()
             raise
         self._give_back(session)
-        return Attempt(verdicts)
+        # Only where nobody was accepted can it have been 421 to MAIL: it was the session's end, and nothing was said of the message.
+        is_open = progress.stage is Stage.ENVELOPE and all(isinstance(v, Deferred) and v.unreached for v in verdicts.values())
+        return Attempt(verdicts, None, is_open, self.target.host)
 
     # -- new sessions --------------------------------------------------------------------------------------------------------
 
@@ -106,26 +167,73 @@ class Pool:
         progress.stage = Stage.CONNECT
         began = time.monotonic()
         try:
-            session = await connect(self.route, self._context, self._hostname)
+            session = await self._open()
         except NoSession as none:
             self._note_failure(progress, none.verdict)
             raise
         except asyncio.CancelledError:
             # What had little time left to connect in proves nothing.
-            if progress.is_overdue and time.monotonic() - began >= terms.deadline / 2:
+            if progress.is_overdue and time.monotonic() - began >= progress.seconds / 2:
                 self._note_failure(progress, Deferred(Reply(451, "4.1", f"Upstream not reachable: {LATE}")))
             raise
-        self._breaker.succeed()
+        self._note_success()
         return session
+
+    async def _open(self) -> Smarthost:
+        if self._context is None and self.target.security != "none":
+            async with self._preparing:  # one for all sessions, that they may resume each other's
+                if self._context is None:
+                    try:
+                        self._context = await asyncio.to_thread(tls_context, self.target)  # it reads all of the system's authorities
+                    except (OSError, ValueError):
+                        raise NoSession(_UNUSABLE) from None
+        return await connect(self.target, self._context, self._hostname, self._guard)
+
+    async def probe(self) -> None:
+        """Find out whether a smarthost that is down gives sessions again, if its time is up and nobody else does; costs no message."""
+        who = object()
+        if not (self._breaker.is_down and self._slots.free and self._breaker.admits(who, time.monotonic())):
+            return
+        self._slots.take_now()
+        try:
+            async with asyncio.timeout(PROBE):
+                session = await self._open()
+        except NoSession as none:
+            self._note_failure(who, none.verdict)
+        except TimeoutError:
+            self._note_failure(who, Deferred(Reply(451, "4.1", f"Upstream not reachable: {LATE}")))
+        else:
+            self._note_success()
+            self._give_back(session)
+        finally:
+            self._slots.give_back()
+            self._breaker.withdraw(who)
 
     def _seek_leave(self, progress: Progress) -> None:
         """Go on as one who may try to connect; raises NoSession."""
         if not self._breaker.admits(progress, time.monotonic()):
             raise NoSession(self._breaker.verdict)
 
-    def _note_failure(self, progress: Progress, cause: Deferred) -> None:
-        if self._breaker.fail(progress, time.monotonic(), cause):
+    def _note_failure(self, who: object, cause: Deferred) -> None:
+        was_down = self._breaker.is_down
+        if self._breaker.fail(who, time.monotonic(), cause):
             self._slots.send_away()
+            if self._pace is not None:
+                self._pace.send_away()
+            if not was_down:
+                self._on_change(self, True, cause.reply.text)
+
+    def _distrust(self, progress: Progress) -> None:
+        """A session that was there went silent, and others can serve: let no message find out of each idle one whether it is alike."""
+        while self._idle:
+            self._idle.popleft().abort()
+        self._note_failure(progress, Deferred(Reply(451, "4.2", f"Upstream connection failed: {LATE}")))
+
+    def _note_success(self) -> None:
+        was_down = self._breaker.is_down
+        self._breaker.succeed()
+        if was_down:
+            self._on_change(self, False, "")
 
     # -- answers that come late ----------------------------------------------------------------------------------------------
 
@@ -136,11 +244,11 @@ class Pool:
         loop = asyncio.get_running_loop()
         if self._is_closed or until <= loop.time():
             session.abort()
-            return Attempt(doubt)
+            return Attempt(doubt, host=self.target.host)
         task = loop.create_task(self._listen(session, envelope, progress, until))
         self._late[task] = session
         task.add_done_callback(self._forget)
-        return Attempt(doubt, task)
+        return Attempt(doubt, task, host=self.target.host)
 
     def _forget(self, task: asyncio.Task[Verdicts]) -> None:
         session = self._late.pop(task)
@@ -166,23 +274,27 @@ class Pool:
     def _take(self) -> Smarthost | None:
         while self._idle:
             session = self._idle.pop()
-            if session.is_usable and time.monotonic() - session.idle_since < self.route.max_idle:
+            now = time.monotonic()
+            if session.is_usable and now - session.idle_since < self.target.max_idle and now - session.began < self.target.max_age:
                 return session
             session.close()
         return None
 
     def _give_back(self, session: Smarthost) -> None:
-        if self._is_closed or not session.is_usable or session.messages >= self.route.max_messages:
+        if self._is_closed or not session.is_usable or session.messages >= self.target.max_messages:
             session.close()
             return
         session.idle_since = time.monotonic()
+        if session.idle_since - session.began >= self.target.max_age:
+            session.close()
+            return
         self._idle.append(session)
         if self._reaper is None:
-            self._reaper = asyncio.get_running_loop().call_later(self.route.max_idle, self._reap)
+            self._reaper = asyncio.get_running_loop().call_later(self.target.max_idle, self._reap)
 
     def _reap(self) -> None:
         self._reaper = None
-        oldest = time.monotonic() - self.route.max_idle
+        oldest = time.monotonic() - self.target.max_idle
         while self._idle and self._idle[0].idle_since <= oldest:
             self._idle.popleft().close()
         if self._idle:

@@ -28,18 +28,23 @@ class Stage(Enum):
 
 
 class Progress:
-    """One attempt of the task that makes it, with its deadline in seconds from now.
+    """One attempt of the task that makes it, with its deadline in seconds from now, and `rest` seconds more once the caller was asked.
 
     The deadline is one timer, and ends the attempt in the way its stage allows: it cancels the task (as asyncio.timeout would); it lets
     the caller's own step before the dot come to its end; or it ends the wait for the answer to the dot without giving that answer up.
     """
 
-    __slots__ = ("_cancelling", "_has_cancelled", "_is_late", "_talk", "_task", "_timer", "dot_at", "said", "stage")
+    __slots__ = (
+        "_cancelling", "_has_cancelled", "_is_late", "_loop", "_rest", "_talk", "_task", "_timer", "dot_at", "said", "seconds", "stage",
+    )  # fmt: skip
 
-    def __init__(self, seconds: float) -> None:
-        task = asyncio.current_task()
+    def __init__(self, seconds: float, rest: float = 0.0) -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None
         self.stage = Stage.SLOT
+        self.seconds = seconds
+        """Until the deadline, at first."""
         self.said: dict[Recipient, Verdict] = {}
         """Recipients whose verdict stands, whatever comes."""
         self.dot_at = 0.0
@@ -48,10 +53,15 @@ class Progress:
         self._cancelling = task.cancelling()
         self._talk: Conversation | None = None
         self._is_late = False
+        self._rest = rest
         self._has_cancelled = False
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._strike)
+        self._loop = loop
+        self._timer = loop.call_later(seconds, self._strike)
 
     def _strike(self) -> None:
+        if self._rest and self.stage in (Stage.BEFORE_DOT, Stage.DOT):
+            self._timer, self._rest = self._loop.call_later(self._rest, self._strike), 0.0
+            return
         self._is_late = True
         if self.stage is Stage.DOT:
             assert self._talk is not None
@@ -72,7 +82,7 @@ class Progress:
 
     def reach_dot(self, talk: Conversation) -> None:
         """The final dot has just been written on this conversation."""
-        self.stage, self._talk, self.dot_at = Stage.DOT, talk, asyncio.get_running_loop().time()
+        self.stage, self._talk, self.dot_at = Stage.DOT, talk, self._loop.time()
 
     def end(self) -> None:
         """Stop the timer; call it once, when the attempt is over."""

@@ -1,9 +1,15 @@
-"""The right to have a session: so many at a time, first come first served, and all who wait can be sent away at once."""
+"""The right to have a session: so many at a time, users in turn, and all who wait can be sent away at once.
+
+Promises: who finds one free has it at once. Those who wait are served user by user in turn, and each user's in their order: however
+many of one user's wait, another's first waits for one of them at most.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
+
+Turn = asyncio.Future[bool]
 
 
 class Slots:
@@ -11,7 +17,8 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self.free = count
-        self._waiting: deque[asyncio.Future[bool]] = deque()
+        self._waiting: OrderedDict[str, deque[Turn]] = OrderedDict()
+        """Users in the order of their turns; each has somebody in line, who may have given up since."""
 
     def take_now(self) -> bool:
         """Take one if nobody need wait."""
@@ -20,10 +27,13 @@ class Slots:
             return True
         return False
 
-    async def wait(self) -> bool:
-        """Wait for one; False: sent away without."""
-        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+    async def wait(self, user: str = "") -> bool:
+        """Wait for one in this user's line; False: sent away without."""
+        turn: Turn = asyncio.get_running_loop().create_future()
+        line = self._waiting.get(user)
+        if line is None:
+            line = self._waiting[user] = deque()
+        line.append(turn)
         try:
             return await turn
         except asyncio.CancelledError:
@@ -32,17 +42,29 @@ class Slots:
             raise
 
     def give_back(self) -> None:
-        """Pass it on to who has waited longest, or leave it free."""
+        """Pass it on to the first in line of the user whose turn it is, or leave it free."""
         while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
+            user, line = self._waiting.popitem(last=False)
+            turn = _first(line)
+            if line:
+                self._waiting[user] = line
+            if turn is not None:
                 turn.set_result(True)
                 return
         self.free += 1
 
     def send_away(self) -> None:
         """Let nobody wait any longer."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
+        waiting, self._waiting = self._waiting, OrderedDict()
+        for line in waiting.values():
+            while (turn := _first(line)) is not None:
                 turn.set_result(False)
+
+
+def _first(line: deque[Turn]) -> Turn | None:
+    """Take the first who still waits out of a line; None if they all gave up."""
+    while line:
+        turn = line.popleft()
+        if not turn.done():
+            return turn
+    return None

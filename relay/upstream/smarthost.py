@@ -1,4 +1,4 @@
-"""One session with a smarthost: aiosmtplib connects, secures and authenticates it; the transactions are ours.
+"""One session with a smarthost, once it is open (see `opening`): its transactions.
 
 Promises:
 - Addresses and content go out octet for octet as they were accepted (aiosmtplib's own MAIL and RCPT re-parse addresses).
@@ -13,7 +13,6 @@ Promises:
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,7 +27,6 @@ from relay.mail.unitext import to_ascii
 from relay.mail.verdict import Deferred, Delivered, Failed, Verdict, Verdicts
 from relay.upstream.conversation import Broken, Conversation
 from relay.upstream.progress import Progress, Stage
-from relay.upstream.route import Route
 from relay.upstream.terms import Terms
 
 # Replies that speak of this relay's login or of its command sequence, never of the message.
@@ -44,14 +42,6 @@ WIND_UP = 2.0
 """Seconds in which a session must become fit again after a refusal: the client is waiting for the verdict it already has."""
 
 
-class NoSession(Exception):
-    """No session could be had; the verdict says why."""
-
-    def __init__(self, verdict: Deferred) -> None:
-        super().__init__(str(verdict.reply))
-        self.verdict = replace(verdict, unreached=True)
-
-
 class Message(NamedTuple):
     """What goes out: the fields put before the message, and the message in wire form, dot-stuffed, without its final dot."""
 
@@ -61,52 +51,17 @@ class Message(NamedTuple):
     @property
     def size(self) -> int:
         """Octets as RFC 1870 section 5 counts them: without the stuffed dots."""
-        return len(self.prefix) + len(self.wire) - self.wire.count(b"\r\n.") - self.wire.startswith(b".")
+        return self.length - self.wire.count(b"\r\n.") - self.wire.startswith(b".")
 
+    @property
+    def length(self) -> int:
+        """Octets as they are written; `size` with the stuffed dots, which takes no search."""
+        return len(self.prefix) + len(self.wire)
 
-async def connect(route: Route, context: ssl.SSLContext | None, hostname: str) -> Smarthost:
-    """Open a session: connect, greeting, TLS, EHLO, AUTH; raises NoSession."""
-    client = aiosmtplib.SMTP(
-        hostname=route.host, port=route.port, local_hostname=hostname, timeout=route.timeout, tls_context=context,
-        use_tls=route.security == "tls", start_tls=route.security == "starttls",
-    )  # fmt: skip
-    try:
-        await client.connect()
-        await client.ehlo()
-        if route.username:
-            await _login(client, route)
-        return Smarthost(client)
-    except aiosmtplib.SMTPAuthenticationError as error:
-        client.close()
-        raise NoSession(_our_fault("3.5", f"login refused: {error.code}")) from None
-    except ssl.SSLError as error:
-        client.close()
-        raise NoSession(_our_fault("7.5", f"TLS failed: {error.reason or error}")) from None
-    except aiosmtplib.SMTPException as error:
-        client.close()
-        # aiosmtplib wraps a failed handshake in its own connect error.
-        if isinstance(error.__cause__, ssl.SSLError):
-            raise NoSession(_our_fault("7.5", f"TLS failed: {error.__cause__.reason or error.__cause__}")) from None
-        if "STARTTLS" in str(error):
-            raise NoSession(_our_fault("7.5", "STARTTLS is required and not offered")) from None
-        raise NoSession(Deferred(Reply(451, "4.1", f"Upstream not reachable ({type(error).__name__})"))) from None
-    except (OSError, ValueError) as error:
-        client.close()
-        raise NoSession(Deferred(Reply(451, "4.1", f"Upstream not reachable ({type(error).__name__})"))) from None
-    except BaseException:
-        client.close()
-        raise
-
-
-async def _login(client: aiosmtplib.SMTP, route: Route) -> None:
-    """Try one mechanism, once: aiosmtplib's login() would repeat a wrong password with each of them."""
-    offered = client.server_auth_methods
-    if "plain" in offered:
-        await client.auth_plain(route.username, route.password)
-    elif "login" in offered:
-        await client.auth_login(route.username, route.password)
-    else:
-        raise NoSession(_our_fault("3.5", "neither AUTH PLAIN nor LOGIN is offered"))
+    @property
+    def is_stuffed(self) -> bool:
+        """Whether a dot was put before a line of it, so that its wire form is not its content."""
+        return self.wire.startswith(b".") or self.wire.find(b"\r\n.") >= 0
 
 
 class Smarthost:
@@ -115,14 +70,24 @@ class Smarthost:
     def __init__(self, client: aiosmtplib.SMTP) -> None:
         self._client = client  # it owns the socket
         self._extensions = {name.lower(): value for name, value in client.esmtp_extensions.items()}
-        self._has_dsn = "dsn" in self._extensions
+        self._has_dsn = self.offers("dsn")
+        self._has_8bitmime = self.offers("8bitmime")
+        self._has_smtputf8 = self.offers("smtputf8")
+        self._has_pipelining = self.offers("pipelining")
+        self._has_chunking = self.offers("chunking")
+        self._has_size = self.offers("size")
+        limit = self._extensions.get("size", "").strip()
+        self._limit = int(limit) if limit.isdecimal() else 0
+        """The longest message that it takes, in octets; 0: it does not say."""
+        self._is_chunk = False
+        """Whether the content that was sent last went by BDAT."""
         self._conversation = Conversation(asyncio.get_running_loop())
         transport = client.transport
         assert transport is not None
         transport.set_protocol(self._conversation)
         self._conversation.connection_made(transport)
         self.messages = 0
-        self.idle_since = time.monotonic()
+        self.idle_since = self.began = time.monotonic()
 
     @property
     def is_usable(self) -> bool:
@@ -144,31 +109,51 @@ class Smarthost:
     async def transact(self, envelope: Envelope, message: Message, progress: Progress, terms: Terms) -> Verdicts:
         """Offer a message to its recipients. Raises Broken, Overdue (only after the dot: hear_dot goes on), and what before_dot raises.
 
-        Any refusal ends it before DATA, unless the terms allow it to be split: then it goes to those who were accepted. All is in one
-        flight where a single recipient makes that safe (RFC 2920): its refusal makes DATA fail too.
+        Any refusal ends it before any content, unless the terms allow it to be split: then it goes to those who were accepted.
+
+        What can be is in one flight (RFC 2920). DATA is part of it where its 354 binds to nothing: whoever was accepted is to have the
+        message, and if nobody was, the session ends there. Else the content goes as one chunk (RFC 3030), which saves the turn of DATA,
+        but always behind the recipients' replies: some servers take a chunk whose recipients they refused for commands.
         """
         self.messages += 1
         progress.stage = Stage.ENVELOPE
+        is_8bit = self._has_8bitmime and (envelope.body == "8BITMIME" or not message.wire.isascii())
+        suited: Sequence[Recipient] = envelope.recipients
         if unsuited := self._unsuited(envelope, message):
             if not terms.is_split or len(unsuited) == len(envelope.recipients):
                 return {**dict.fromkeys(envelope.recipients, WITHHELD), **unsuited}
             progress.said = unsuited
-        suited = [recipient for recipient in envelope.recipients if recipient not in unsuited] if unsuited else envelope.recipients
-        mail = self._mail(envelope, message)
-        rcpts = [self._rcpt(recipient) for recipient in suited]
-        pipelining = self.offers("pipelining")
-        in_one_flight = pipelining and len(rcpts) == 1
-        self._conversation.send(mail, *(rcpts if pipelining else ()), *([b"DATA\r\n"] if in_one_flight else ()),
-                                replies=1 + pipelining * len(rcpts) + in_one_flight)  # fmt: skip
-        accepted: Sequence[Recipient] = suited
-        if not await self._hear_envelope(suited, rcpts, pipelining, progress, terms.is_split):
-            accepted = [recipient for recipient in accepted if recipient not in progress.said]
+            suited = [recipient for recipient in suited if recipient not in unsuited]
+        is_data_asked = self._has_pipelining and (terms.is_split or len(suited) == 1)
+        accepted = suited
+        if not await self._offer_envelope(self._mail(envelope, message, is_8bit), suited, is_data_asked, progress, terms.is_split):
+            accepted = [recipient for recipient in suited if recipient not in progress.said]
             if not accepted:
                 await self._wind_up()
                 return self._in_step(progress)
         progress.stage = Stage.DATA
+        self._is_chunk = self._has_chunking and not is_data_asked and not message.is_stuffed
+        if not self._is_chunk:
+            heard = self._conversation.heard() if is_data_asked else None
+            if (heard is None or heard[0] != 354) and not await self._may_send(heard, is_data_asked, accepted, progress):
+                await self._wind_up()
+                return self._in_step(progress)
+        if terms.before_dot is not None:
+            progress.stage = Stage.BEFORE_DOT
+            await terms.before_dot(dict(progress.said))
+            progress.check()
+        if self._is_chunk:
+            self._conversation.send(b"BDAT %d LAST\r\n" % message.length, message.prefix, message.wire)
+        else:
+            self._conversation.send(message.prefix, message.wire, b".\r\n")
+        progress.reach_dot(self._conversation)
+        return await self.hear_dot(accepted, progress)
+
+    async def _may_send(self, heard: tuple[int, str] | None, is_asked: bool, accepted: Sequence[Recipient], progress: Progress) -> bool:
+        """The reply to DATA, which may be there already: whether the content may follow, else progress says why not. Raises Broken."""
         try:
-            code, text = await (self._conversation.reply() if in_one_flight else self._conversation.ask(b"DATA\r\n"))
+            talk = self._conversation
+            code, text = heard or (await talk.reply() if is_asked else await talk.ask(b"DATA\r\n"))
             if code < 400 and code != 354:
                 self._conversation.is_out_of_step = True
                 raise Broken(f"answered DATA with {code}")
@@ -177,15 +162,7 @@ class Smarthost:
             raise
         if code != 354:
             progress.said |= dict.fromkeys(accepted, self._verdict(code, text))
-            await self._wind_up()
-            return self._in_step(progress)
-        if terms.before_dot is not None:
-            progress.stage = Stage.BEFORE_DOT
-            await terms.before_dot(dict(progress.said))
-            progress.check()
-        self._conversation.send(message.prefix, message.wire, b".\r\n", replies=1)
-        progress.reach_dot(self._conversation)
-        return await self.hear_dot(accepted, progress)
+        return code == 354
 
     def _in_step(self, progress: Progress) -> Verdicts:
         """What was said of the recipients; raises Broken where a reply may have been taken for another's: then nothing was."""
@@ -199,26 +176,36 @@ class Smarthost:
         code, text = await self._conversation.reply()
         if 300 <= code < 400:
             raise Broken(f"answered the final dot with {code}")
-        verdict = self._verdict(code, text)
-        return {**progress.said, **dict.fromkeys(accepted, verdict)} if progress.said else dict.fromkeys(accepted, verdict)
+        if self._is_chunk and code >= 400:
+            self.abort()  # whether a refused chunk was read to its end, nobody can tell from here
+        verdicts: Verdicts = dict.fromkeys(accepted, self._verdict(code, text))
+        return {**progress.said, **verdicts} if progress.said else verdicts
 
-    async def _hear_envelope(
-        self, recipients: Sequence[Recipient], rcpts: list[bytes], pipelining: bool, progress: Progress, is_split: bool
+    async def _offer_envelope(
+        self, mail: bytes, recipients: Sequence[Recipient], is_data_asked: bool, progress: Progress, is_split: bool
     ) -> bool:
-        """The replies to MAIL and RCPT: whether all were accepted, else progress says who was not, or will not be served."""
+        """MAIL and RCPT: whether all were accepted, else progress says who was not, or will not be served."""
         talk = self._conversation
-        code, text = await talk.reply()
+        rcpts = [self._rcpt(recipient) for recipient in recipients]
+        if pipelining := self._has_pipelining:
+            talk.send(mail, *rcpts, b"DATA\r\n" if is_data_asked else b"", replies=1 + len(rcpts) + is_data_asked)
+        else:
+            talk.send(mail)
+        code, text = talk.heard() or await talk.reply()
         if code == 421 and self.messages > 1:  # it had enough of this session, not of the message
             raise Broken(f"closed by the smarthost: {text}")
         if code >= 300:
-            progress.said |= dict.fromkeys(recipients, self._verdict(code, text))
+            verdict = self._verdict(code, text)
+            if code == 421 and isinstance(verdict, Deferred):  # the end of the session, not of the message: as if there had been none
+                verdict = replace(verdict, unreached=True)
+            progress.said |= dict.fromkeys(recipients, verdict)
             return False
         # Of a message that may not be split nothing is said until all of it can be.
         refused = progress.said if is_split else {}
         before = len(refused)
         rest: Verdict | None = None if is_split else WITHHELD
         for heard, (recipient, rcpt) in enumerate(zip(recipients, rcpts, strict=True)):
-            code, text = await (talk.reply() if pipelining else talk.ask(rcpt))
+            code, text = (talk.heard() or await talk.reply()) if pipelining else await talk.ask(rcpt)
             if code == 552 and len(refused) - before < heard and "2.2" not in text[:6]:
                 code = 452  # too many recipients, in the words of RFC 821 (RFC 5321 section 4.5.3.1.10); a full mailbox says 5.2.2
             if code >= 300:
@@ -261,12 +248,13 @@ class Smarthost:
     def _unsuited(self, envelope: Envelope, message: Message) -> dict[Recipient, Verdict]:
         """Whom this smarthost cannot serve with the message as it is, and why; it is never changed to fit."""
         whole: Failed | None = None
-        if not self.offers("8bitmime") and not message.wire.isascii():
+        if not self._has_8bitmime and not message.wire.isascii():
             whole = Failed(Reply(554, "6.3", "8-bit content, and the smarthost does not offer 8BITMIME"))
-        limit = self._extensions.get("size", "").strip()
-        if limit.isdigit() and 0 < int(limit) < message.size:
-            whole = Failed(Reply(552, "3.4", f"Message of {message.size} octets exceeds the smarthost's limit of {limit}"))
-        unsuited: dict[Recipient, Verdict] = {} if self.offers("smtputf8") else self._unsuited_to_ascii(envelope, message)
+        if 0 < self._limit < message.length and self._limit < message.size:
+            whole = Failed(Reply(552, "3.4", f"Message of {message.size} octets exceeds the smarthost's limit of {self._limit}"))
+        unsuited: dict[Recipient, Verdict] = {}
+        if not self._has_smtputf8:
+            unsuited = self._unsuited_to_ascii(envelope, message)
         return unsuited if whole is None else dict.fromkeys(envelope.recipients, whole)
 
     def _unsuited_to_ascii(self, envelope: Envelope, message: Message) -> dict[Recipient, Verdict]:
@@ -281,26 +269,29 @@ class Smarthost:
             return {**dict.fromkeys(envelope.recipients, no_header), **unsuited}
         return unsuited
 
-    def _mail(self, envelope: Envelope, message: Message) -> bytes:
-        line = f"MAIL FROM:<{envelope.sender}>"
-        if self.offers("size"):
-            line += f" SIZE={message.size}"
-        if self.offers("8bitmime") and (envelope.body == "8BITMIME" or not message.wire.isascii()):
-            line += " BODY=8BITMIME"
-        if envelope.smtputf8 and self.offers("smtputf8"):
-            line += " SMTPUTF8"
-        if self.offers("dsn"):
-            line += f" RET={envelope.ret}" if envelope.ret else ""
-            line += f" ENVID={envelope.envid}" if envelope.envid else ""
-        return line.encode() + b"\r\n"
+    def _mail(self, envelope: Envelope, message: Message, is_8bit: bool) -> bytes:
+        options = ""
+        if self._has_size:
+            # An estimate is enough (RFC 1870 section 4), and searching for dots would cost more than the rest: it counts the stuffed
+            # ones too, so that it is never too low, but where it would then be too high.
+            length = len(message.prefix) + len(message.wire)
+            options = f" SIZE={message.size if 0 < self._limit < length else length}"
+        if is_8bit:
+            options += " BODY=8BITMIME"
+        if envelope.smtputf8 and self._has_smtputf8:
+            options += " SMTPUTF8"
+        if self._has_dsn:
+            options += f" RET={envelope.ret}" if envelope.ret else ""
+            options += f" ENVID={envelope.envid}" if envelope.envid else ""
+        return f"MAIL FROM:<{envelope.sender}>{options}\r\n".encode()
 
     def _rcpt(self, recipient: Recipient) -> bytes:
-        line = f"RCPT TO:<{recipient.address}>"
-        if self.offers("dsn"):
-            line += f" NOTIFY={recipient.notify}" if recipient.notify else ""
-            orcpt = recipient.orcpt if self.offers("smtputf8") else _orcpt_in_ascii(recipient.orcpt)
-            line += f" ORCPT={orcpt}" if orcpt else ""
-        return line.encode() + b"\r\n"
+        options = ""
+        if self._has_dsn:
+            options = f" NOTIFY={recipient.notify}" if recipient.notify else ""
+            orcpt = recipient.orcpt if self._has_smtputf8 else _orcpt_in_ascii(recipient.orcpt)
+            options += f" ORCPT={orcpt}" if orcpt else ""
+        return f"RCPT TO:<{recipient.address}>{options}\r\n".encode()
 
 
 def _orcpt_in_ascii(orcpt: str) -> str:

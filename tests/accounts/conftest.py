@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from relay.accounts.arranging import Arranging
+from relay.accounts.directory import Directory
 from relay.accounts.provisioning import Provisioning
 from relay.accounts.registry import Registry
 from relay.accounts.secrets import Key
@@ -68,3 +70,9 @@ def provisioning(store: Store, key: Key, registry: Registry, ledger: Ledger, jou
 @pytest.fixture
 async def owner_id(provisioning: Provisioning) -> str:
     return (await provisioning.add_owner("Acme"))[0].owner_id
+
+
+@pytest.fixture
+def arranging(store: Store, key: Key, journal: Journal) -> Arranging:
+    """The writer of settings, beside a directory that nobody else asks."""
+    return Arranging(store, key, Directory(store, key), journal)

@@ -1,15 +1,27 @@
-"""Guessing and connections are counted on a Cluster as on one server: what belongs together is one slot."""
+"""On a Cluster as on one server: what belongs together is one slot; guesses and connections are counted, settings and tokens are found."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from relay.accounts.arranging import Arranging
+from relay.accounts.directory import Directory
+from relay.accounts.owner import Owner, owner_key
 from relay.accounts.presence import Presence
+from relay.accounts.registry import Registry
+from relay.accounts.secrets import Key
+from relay.accounts.setting import Outfit, Policy, Signer
+from relay.accounts.signing import new_key
 from relay.accounts.throttle import Throttle
+from relay.accounts.token import Denied, Tokens
+from relay.journal import Journal
+from relay.store import fitness
 from relay.store.client import Store
+from relay.upstream.route import Choice, Target
 from tests.accounts.conftest import Limits
 from tests.quota.cluster import running_cluster
 
@@ -42,3 +54,32 @@ async def test_guesses_and_connections_of_many_are_counted_wherever_their_slots_
         await worker.close()
     for number in range(8):
         assert await clustered.command("EXISTS", f"{{u:user{number}}}:sessions") == 0
+
+
+async def test_what_owners_set_is_found_and_their_tokens_let_in_wherever_their_slots_lie(
+    clustered: Store, key: Key, journal: Journal, place: Path
+) -> None:
+    await fitness.join(clustered, place / "epoch")
+    directory = Directory(clustered, key)
+    arranging = Arranging(clustered, key, directory, journal)
+    tokens = Tokens(clustered, key, Registry(clustered, key), journal)
+    for number in range(8):
+        owner = Owner(f"{number + 1}0000000", "Acme", True, "", 0)
+        await clustered.command("HSET", owner_key(owner.owner_id), "name", "Acme", "status", "E", "token", bytes(32), "created", 0)
+        assert await directory.outfit(owner.owner_id) == Outfit()
+        put = await arranging.put_setting(owner.owner_id, "a.example", [Choice(Target("b.example", 25))], {"n": number})
+        await arranging.set_policy(owner.owner_id, Policy("domains"))
+        await arranging.set_signer(owner.owner_id, Signer("a.example", "s", new_key("ed25519")))
+        outfit = await directory.outfit(owner.owner_id)
+        assert put is not None and outfit.setting_for("a.example") == put[0]
+        assert outfit.policy.senders == "domains" and outfit.signer_for("a.example") is not None
+        assert await arranging.remove_setting(owner.owner_id, "a.example")
+        assert (await directory.outfit(owner.owner_id)).settings == {}
+        session = await tokens.open_session(owner)
+        id, static = await tokens.issue(owner.owner_id, "a.example")
+        assert (await tokens.admit(session.token, session.key)).owner == owner == (await tokens.admit(static, "")).owner
+        assert [issued.id for issued in await tokens.tokens(owner.owner_id)] == [id]
+        assert await tokens.close_session(session.key, session.token) and await tokens.revoke(owner.owner_id, id)
+        for token in (session.token, static):
+            with pytest.raises(Denied):
+                await tokens.admit(token, session.key)

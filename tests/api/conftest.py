@@ -12,23 +12,30 @@ from pathlib import Path
 import httpx
 import pytest
 
+from relay.accounts.arranging import Arranging
+from relay.accounts.directory import Directory
 from relay.accounts.provisioning import Provisioning
 from relay.accounts.registry import Registry
 from relay.accounts.secrets import Key
 from relay.accounts.throttle import Throttle
+from relay.accounts.token import Tokens
 from relay.api.app import create_app
+from relay.api.rooms import Rooms
 from relay.api.server import serve_api
 from relay.journal import Journal
 from relay.quota.ledger import Ledger
 from relay.quota.limit import Rules
 from relay.spool.spool import Spool
 from relay.store.client import Store
+from relay.upstream.guard import Guard
 
 
 @dataclass
 class ApiSettings:
     errors_always_200: bool = False
     max_body_bytes: int = 4096
+    test_recipient: str = "test@sink.example"
+    test_budget_seconds: float = 5.0
 
 
 @dataclass
@@ -55,6 +62,19 @@ class House:
     log: Path
     port: int
     stop: asyncio.Event
+    rooms: Rooms
+
+
+@pytest.fixture
+def guesses() -> Guesses:
+    """The bounds of guessing."""
+    return Guesses()
+
+
+@pytest.fixture
+def guard() -> Guard:
+    """Where owners' smarthosts may be: on this machine, unless a module says otherwise."""
+    return Guard(["127.0.0.0/8"], [*range(1024, 65536)])
 
 
 @pytest.fixture
@@ -64,18 +84,24 @@ async def spool() -> Spool | None:
 
 
 @pytest.fixture
-async def house(store: Store, place: Path, spool: Spool | None) -> AsyncIterator[House]:
+async def house(store: Store, place: Path, spool: Spool | None, guesses: Guesses, guard: Guard) -> AsyncIterator[House]:
     """The running server."""
     log = place / "journal"
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     journal, key, settings = Journal(fd, "test"), Key(bytes(range(32))), Settings()
     ledger, registry = Ledger(store, Rules()), Registry(store, key)
     provisioning = Provisioning(store, key, registry, ledger, journal, change_wait=1.0)
-    app = create_app(settings, registry, provisioning, ledger, Throttle(store, Guesses()), journal, store, spool)
+    directory = Directory(store, key)
+    arranging, tokens = Arranging(store, key, directory, journal), Tokens(store, key, registry, journal)
+    rooms = Rooms(
+        settings.api, registry, provisioning, ledger, Throttle(store, guesses), journal, store, directory, arranging, tokens,
+        guard, "relay.example", spool,
+    )  # fmt: skip
+    app = create_app(rooms)
     sock = socket.create_server(("127.0.0.1", 0))
     stop = asyncio.Event()
     serving = asyncio.create_task(serve_api(app, sock, stop))
-    yield House(settings, registry, provisioning, ledger, store, log, sock.getsockname()[1], stop)
+    yield House(settings, registry, provisioning, ledger, store, log, sock.getsockname()[1], stop, rooms)
     stop.set()
     await serving
     os.close(fd)

@@ -29,7 +29,7 @@ async def spool(place: Path) -> AsyncIterator[Spool]:
 
 async def put(
     spool: Spool, id: str, owner: str, user: str = "app", states: tuple[State, ...] = ("waiting",), held: Hold = "", claimed: str = "",
-    units: int = 0, age: float = 60.0, due: float = 600.0,
+    units: int = 0, age: float = 60.0, due: float = 600.0, route: str = "",
 ) -> None:  # fmt: skip
     """Spool a message; each recipient was told "busy" of."""
     now = spool.now()
@@ -38,7 +38,7 @@ async def put(
     wire = b"Subject: x\r\n\r\nHello\r\n"
     entry = Entry(
         id, user, owner, envelope, standings, now - age, now + due, units=units, accepted=units, held=held, claimed_by=claimed, attempts=2,
-        size=len(wire),
+        size=len(wire), route=route,
     )  # fmt: skip
     await spool.put(entry, b"", wire)
 
@@ -78,6 +78,9 @@ async def test_a_message_is_shown_in_short_and_in_full(http: httpx.AsyncClient, 
     assert [(each["address"], each["state"]) for each in answer.json()["standings"]] == [
         ("r0@example.net", "waiting"), ("r1@example.net", "delivered"), ("r2@example.net", "waiting"),
     ]  # fmt: skip
+    assert answer.json()["route"] is None
+    await put(spool, "a2", tenant.owner_id, route="6b01f73e52e2ce924f146b98")
+    assert (await http.get(f"{QUEUE}/a2", auth=tenant.auth)).json()["route"] == "6b01f73e52e2ce924f146b98"
 
 
 async def test_a_list_can_be_narrowed_and_is_longer_than_a_page(http: httpx.AsyncClient, spool: Spool, tenant: Tenant) -> None:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from relay.accounts.changes import Changes
+from relay.accounts.directory import Directory
 from relay.accounts.registry import Registry
+from relay.accounts.setting import Outfit
 from relay.accounts.throttle import Throttle
 from relay.accounts.user import User
 from relay.journal import Journal
@@ -23,6 +25,7 @@ from relay.quota.limit import Rules as QuotaRules
 from relay.quota.teller import Teller
 from relay.session.house import House, Rules
 from relay.spool.spool import Spool
+from relay.upstream.route import Route, Target, only
 from relay.upstream.smarthost import Message
 from relay.upstream.terms import Attempt, Terms
 
@@ -31,6 +34,7 @@ ANY = 10**9
 """A limit that no benchmark meets."""
 DELIVERED = Delivered(Reply(250, "0.0", "Ok: queued as 4Y1f0d2k3Xz9vB"))
 HOLD = Hold("user", "id", 1, 1, math.inf)
+NOTHING = Outfit()
 SETTLED = Settlement("ok", 1_800_000_000_000_000, 1, 1, False)
 
 
@@ -82,6 +86,30 @@ class AnyRegistry:
 
 
 @dataclass(frozen=True, slots=True)
+class AnyLook:
+    """A question that is answered before it is asked."""
+
+    async def outfit(self) -> Outfit:
+        """Nothing is set."""
+        return NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyDirectory:
+    """No owner has set anything."""
+
+    answer: AnyLook = field(default_factory=AnyLook)
+
+    def look(self, owner_id: str) -> AnyLook:
+        """Nothing is set."""
+        return self.answer
+
+    def known(self, owner_id: str) -> Outfit | None:
+        """And that is known."""
+        return NOTHING
+
+
+@dataclass(frozen=True, slots=True)
 class NoChanges:
     """Nobody's account is changed."""
 
@@ -111,7 +139,7 @@ class NoSpool:
     calls: list[str] = field(default_factory=list)
 
 
-async def deliver(envelope: Envelope, message: Message, terms: Terms) -> Attempt:
+async def deliver(route: Route, user: str, envelope: Envelope, message: Message, terms: Terms) -> Attempt:
     """Every recipient is served."""
     return Attempt(dict.fromkeys(envelope.recipients, DELIVERED))
 
@@ -132,6 +160,7 @@ def furnish(journal: Journal) -> House:
     return House(
         rules=Rules(HOSTNAME, max_commands=ANY, max_refusals=ANY, max_connections=ANY, max_connections_per_address=ANY),
         incarnation="bench000", registry=cast(Registry, AnyRegistry()), throttle=cast(Throttle, NoThrottle()),
-        teller=cast(Teller, AnyTeller()), changes=cast(Changes, NoChanges()), forward=deliver,
+        teller=cast(Teller, AnyTeller()), changes=cast(Changes, NoChanges()), forward=deliver, route=only(Target("127.0.0.1", 25)),
+        directory=cast(Directory, EmptyDirectory()),
         terms=Terms(20.0, is_split=True, patience=600.0), journal=journal, spool=cast(Spool, NoSpool()),
     )  # fmt: skip

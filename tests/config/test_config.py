@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from relay.config import ConfigError, Listen, Settings, load
+from relay.config import ConfigError, Listen, Settings
+from relay.source import load
 
 PASSWORD = "correct-horse-battery"
 Write = Callable[[str], Path]

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from relay.accounts.user import User
-from relay.config import load
 from relay.daemon import Rooms, holds_folder, join, open_journal, open_rooms, provisioning, spool_file
 from relay.estate import Estate
 from relay.mail.envelope import Envelope, Recipient
 from relay.quota.ledger import Hold, key
 from relay.quota.table import Table
+from relay.source import load
 from relay.spool.entry import Entry, Standing
 from relay.spool.spool import Spool
 from relay.store.embedded import Embedded

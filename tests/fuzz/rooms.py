@@ -14,8 +14,10 @@ from types import TracebackType
 from typing import Any, cast
 
 from relay.accounts.changes import Changes
+from relay.accounts.directory import Directory
 from relay.accounts.presence import Presence
 from relay.accounts.registry import Registry
+from relay.accounts.setting import Outfit
 from relay.accounts.throttle import Throttle
 from relay.accounts.user import User
 from relay.journal import Journal
@@ -27,6 +29,7 @@ from relay.quota.limit import Rules as QuotaRules
 from relay.quota.teller import Kept, Teller
 from relay.session.house import House, Rules
 from relay.store.fault import StoreUnavailable
+from relay.upstream.route import Route, Target, only
 from relay.upstream.smarthost import Message
 from relay.upstream.terms import Attempt, Terms
 
@@ -248,11 +251,29 @@ class News:
 
 
 @dataclass(slots=True)
+class _Directory:
+    """No owner has set anything, and it takes its time to say so."""
+
+    def look(self, owner_id: str) -> _Directory:
+        """A question that is its own answer."""
+        return self
+
+    async def outfit(self, owner_id: str = "") -> Outfit:
+        """Nothing."""
+        await asyncio.sleep(LATENCY)
+        return Outfit()
+
+    def known(self, owner_id: str) -> Outfit | None:
+        """It was asked before."""
+        return Outfit()
+
+
+@dataclass(slots=True)
 class _Smarthost:
     books: Books
     script: Iterator[str]
 
-    async def forward(self, envelope: Envelope, message: Message, terms: Terms) -> Attempt:
+    async def forward(self, route: Route, user: str, envelope: Envelope, message: Message, terms: Terms) -> Attempt:
         """As scripted, the same for every recipient."""
         await asyncio.sleep(LATENCY)
         outcome = next(self.script, "delivered")
@@ -280,7 +301,9 @@ def furnish(script: Script, rules: Rules) -> Furnished:
     house = House(
         rules=replace(rules, failure_floor=0.0), incarnation="fuzz", registry=cast(Registry, accounts), throttle=cast(Throttle, accounts),
         teller=cast(Teller, _Teller(books, iter(script.reserves), iter(script.settles))), changes=cast(Changes, news),
-        forward=_Smarthost(books, iter(script.forwards)).forward, terms=Terms(20.0), journal=Record(books),
+        directory=cast(Directory, _Directory()), route=only(Target("127.0.0.1", 25)),
+        forward=_Smarthost(books, iter(script.forwards)).forward,
+        terms=Terms(20.0), journal=Record(books),
         presence=cast(Presence, accounts),
     )  # fmt: skip
     return Furnished(house, books, news)

@@ -11,6 +11,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from relay.mail.address import is_mailbox, parse_path
+from relay.mail.author import read_authors, read_mailboxes
+from relay.mail.field import header_of, read_fields
 from relay.mail.reply import Reply
 from relay.session import auth
 from relay.session.grammar import Sender, parse_bdat, parse_mail, parse_rcpt
@@ -67,7 +69,7 @@ def parsers(bench: Bench, data: bytes) -> None:
     """One parser, which the first octet chooses."""
     if not data:
         return
-    targets: tuple[Target, ...] = (_path, _mail, _rcpt, _bdat, _proxy, _auth)
+    targets: tuple[Target, ...] = (_path, _mail, _rcpt, _bdat, _proxy, _auth, _author)
     targets[data[0] % len(targets)](bench, data[1:])
 
 
@@ -75,6 +77,7 @@ PARSED = (
     b"<a@b.example> SIZE=5", b"FROM:<a@b.example> SIZE=5 BODY=8BITMIME RET=HDRS ENVID=a+2Bb AUTH=<> SMTPUTF8",
     b"TO:<\"a b\"@[IPv6:2001:db8::1]> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+2Bb@c", b"12 LAST",
     b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 25\r\n", b"AGFwcABzZWNyZXQ=\r\nYXBw\r\nc2VjcmV0\r\n*",
+    b'From: "A, b" <a@b.example>,\r\n c@d.example (e (f))\r\nSender: <a@b.example>\r\n\r\n',
 )  # fmt: skip
 
 
@@ -109,6 +112,13 @@ def _path(bench: Bench, data: bytes) -> None:
             check(mailbox.isprintable() and (is_utf8 or mailbox.isascii()), "an address that breaks out", found)
             check(parse_path(f"<{mailbox}>", is_utf8) == (mailbox, ""), "read otherwise the second time", found)
             check(len(mailbox.encode()) <= 254 and rest in text, "too long, or not what was sent", found)
+
+
+def _author(bench: Bench, data: bytes) -> None:
+    found = read_authors(read_fields(header_of(data)))
+    if found is not None:
+        check(all(is_mailbox(one, not one.isascii()) for one in found), "no mailbox", data, found)
+        check(read_mailboxes(", ".join(found).encode()) == found, "read otherwise the second time", data, found)
 
 
 def _mail(bench: Bench, data: bytes) -> None:

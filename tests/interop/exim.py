@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.interop.client import HELO, Mail, Way
+from tests.interop.upstream import DOMAIN, HOSTNAME, PASSWORD, USER, Upstream, issue
 from tests.running import User, free_port
 from tests.surroundings import missing
 
@@ -129,19 +130,50 @@ class Exim:
 def running_exim(home: Path, port: int = 0) -> Iterator[Exim]:
     """Start a smarthost in `home`; `port` 0 takes a free one."""
     port = port or free_port()
+    with _running(home, port, f"daemon_smtp_ports = {port}\ntls_advertise_hosts =\n") as instance:
+        yield Exim(port, instance)
+
+
+@contextlib.contextmanager
+def running_exim_upstream(home: Path) -> Iterator[Upstream]:
+    """Start a smarthost in `home` that takes mail after TLS and AUTH only."""
+    starttls, implicit = free_port(), free_port()
+    pair = issue(home.with_name("certificate"))
+    if os.getuid() == 0:
+        shutil.chown(pair.key, "nobody")
+    settings = (
+        f"daemon_smtp_ports = {starttls} : {implicit}\ntls_on_connect_ports = {implicit}\ntls_advertise_hosts = *\n"
+        f"tls_certificate = {pair.certificate}\ntls_privatekey = {pair.key}\n"
+        "auth_advertise_hosts = ${if eq{$tls_in_cipher}{}{}{*}}\n"
+    )
+    check = f"${{if and{{{{eq{{$auth%d}}{{{USER}}}}}{{eq{{$auth%d}}{{{PASSWORD}}}}}}}}}"
+    authenticators = (
+        f"plain:\n  driver = plaintext\n  public_name = PLAIN\n  server_prompts = :\n  server_condition = {check % (2, 3)}\n"
+        "login:\n  driver = plaintext\n  public_name = LOGIN\n  server_prompts = Username:: : Password::\n"
+        f"  server_condition = {check % (1, 2)}\n"
+    )
+    with _running(home, implicit, settings, "  deny !authenticated = *\n", authenticators) as instance:
+        running = Exim(starttls, instance)
+        yield Upstream({"starttls": starttls, "tls": implicit}, pair.authority, running.deliveries, running.told)
+
+
+@contextlib.contextmanager
+def _running(home: Path, port: int, settings: str, conditions: str = "", authenticators: str = "") -> Iterator[_Instance]:
+    """Start a smarthost in `home` that listens on a port."""
     instance = _furnish(
         home,
-        f"primary_hostname = mx.example.net\nlocal_interfaces = 127.0.0.1\ndaemon_smtp_ports = {port}\ntls_advertise_hosts =\n"
+        f"primary_hostname = {HOSTNAME}\nlocal_interfaces = 127.0.0.1\n{settings}"
         "acl_smtp_rcpt = rcpt\nsmtp_accept_max_per_connection = 0\nsmtp_accept_queue_per_connection = 0\npid_file_path =\n"
         "chunking_advertise_hosts = *\nrecipients_max = 0\n"
-        "begin acl\nrcpt:\n  accept domains = example.net\n  deny\n"
+        f"begin acl\nrcpt:\n{conditions}  accept domains = {DOMAIN}\n  deny\n"
         "begin routers\nall:\n  driver = accept\n  transport = box\n"
-        f"begin transports\nbox:\n  driver = appendfile\n  directory = {home}/mail/box\n  maildir_format\n  create_directory\n",
+        f"begin transports\nbox:\n  driver = appendfile\n  directory = {home}/mail/box\n  maildir_format\n  create_directory\n"
+        f"begin authenticators\n{authenticators}",
     )
     daemon = instance.start("-bdf", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _await_port(port, daemon, instance)
-        yield Exim(port, instance)
+        yield instance
     finally:
         daemon.terminate()
         daemon.wait()

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.interop.client import HELO, Mail, Way
+from tests.interop.sasl import running_sasl
+from tests.interop.upstream import DOMAIN, HOSTNAME, PASSWORD, USER, Upstream, issue
 from tests.peer import need
 from tests.running import User, free_port
 from tests.surroundings import missing
@@ -68,17 +70,39 @@ def running_postfix(home: Path, port: int = 0) -> Iterator[Postfix]:
     """Start a smarthost in `home`; `port` 0 takes a free one."""
     mail = home / "mail"
     port = port or free_port()
-    settings = {
-        "myhostname": "mx.example.net", "mynetworks": "127.0.0.0/8", "virtual_mailbox_domains": "example.net",
-        "virtual_mailbox_base": mail, "virtual_mailbox_maps": "static:box/", "virtual_uid_maps": "static:65534",
-        "virtual_gid_maps": "static:65534", "virtual_minimum_uid": "1", "smtpd_tls_security_level": "none",
-        "virtual_mailbox_limit": "0", "smtpd_recipient_restrictions": "", "smtpd_relay_restrictions": "permit_mynetworks,reject",
+    settings = {**_keeping(mail), "smtpd_tls_security_level": "none", "smtpd_relay_restrictions": "permit_mynetworks,reject"}
+    with _running(home, settings, f"127.0.0.1:{port} inet n - n - - smtpd"):
+        yield Postfix(port, mail, home / "mail.log", home / "queue")
+
+
+@contextlib.contextmanager
+def running_postfix_upstream(home: Path) -> Iterator[Upstream]:
+    """Start a smarthost in `home` that takes mail after TLS and AUTH only."""
+    starttls, implicit = free_port(), free_port()
+    mail, pair = home / "mail", issue(home.with_name("certificate"))
+    with running_sasl(USER, PASSWORD) as port:
+        settings = {
+            **_keeping(mail), "smtpd_tls_security_level": "encrypt", "smtpd_tls_cert_file": pair.certificate,
+            "smtpd_tls_key_file": pair.key, "smtpd_tls_auth_only": "yes", "smtpd_sasl_auth_enable": "yes", "smtpd_sasl_type": "dovecot",
+            "smtpd_sasl_path": f"inet:127.0.0.1:{port}", "smtpd_client_restrictions": "permit_sasl_authenticated,reject",
+            "smtpd_relay_restrictions": "reject_unauth_destination",
+        }  # fmt: skip
+        listeners = f"127.0.0.1:{starttls} inet n - n - - smtpd\n127.0.0.1:{implicit} inet n - n - - smtpd\n  -o smtpd_tls_wrappermode=yes"
+        with _running(home, settings, listeners):
+            running = Postfix(starttls, mail, home / "mail.log", home / "queue")
+            yield Upstream({"starttls": starttls, "tls": implicit}, pair.authority, running.deliveries, running.told)
+
+
+def _keeping(mail: Path) -> dict[str, object]:
+    """The settings of one that keeps what it takes, in a maildir."""
+    return {
+        "myhostname": HOSTNAME, "mynetworks": "127.0.0.0/8", "virtual_mailbox_domains": DOMAIN, "virtual_mailbox_base": mail,
+        "virtual_mailbox_maps": "static:box/", "virtual_uid_maps": "static:65534", "virtual_gid_maps": "static:65534",
+        "virtual_minimum_uid": "1", "virtual_mailbox_limit": "0", "smtpd_recipient_restrictions": "",
         "smtpd_client_connection_count_limit": "0", "smtpd_client_connection_rate_limit": "0", "smtputf8_enable": "yes",
         # Nothing leaves this machine; and it is as easy to fool as any Postfix ever was.
         "default_transport": "error:not from here", "smtpd_forbid_bare_newline": "no",
     }  # fmt: skip
-    with _running(home, settings, f"127.0.0.1:{port} inet n - n - - smtpd"):
-        yield Postfix(port, mail, home / "mail.log", home / "queue")
 
 
 @contextlib.contextmanager

@@ -182,14 +182,19 @@ def as_it_is(mail: Mail) -> dict[str, Any]:
 
 async def send_with_nodemailer(front: Front, way: Way, user: User, mails: Sequence[dict[str, Any]], **options: Any) -> list[Outcome]:
     """Let nodemailer send these, by a transport with these options beside the usual ones."""
-    node, package = need("node"), os.environ.get("NODEMAILER", "")
-    if not package:
-        missing("NODEMAILER does not name a folder that has nodemailer")
     options |= {
         "host": "127.0.0.1", "port": way.port, "secure": way.is_implicit, "requireTLS": not way.is_implicit, "name": HELO,
         "tls": {"servername": "localhost", "ca": way.authority.read_text()}, "authMethod": way.mechanism,
         "auth": {"user": user.name, "pass": user.password},
     }  # fmt: skip
+    return await send_as_told(front, options, mails)
+
+
+async def send_as_told(front: Front, options: dict[str, Any], mails: Sequence[dict[str, Any]]) -> list[Outcome]:
+    """Let nodemailer send these, by a transport with these very options."""
+    node, package = need("node"), os.environ.get("NODEMAILER", "")
+    if not package:
+        missing("NODEMAILER does not name a folder that has nodemailer")
     script = Path(__file__).with_name("nodemailer.cjs")
     status, out, err = await run(front, [node, script, package], json.dumps({"options": options, "mails": mails}).encode())
     assert status == 0, err

@@ -15,7 +15,7 @@ import pytest
 from relay.mail.envelope import Envelope, Recipient
 from relay.mail.verdict import Deferred, Delivered, Failed, Verdict
 from relay.upstream.pool import Pool
-from relay.upstream.route import Route
+from relay.upstream.route import Target
 from relay.upstream.smarthost import Message
 from relay.upstream.terms import Terms
 from tests.interop.client import Front
@@ -201,7 +201,7 @@ async def pool_before(upstream: Upstream, ca_file: Path, username: str = "") -> 
     """Sessions with it."""
     server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    route = Route("127.0.0.1", port, "starttls", ca_file=ca_file, username=username, password=username, timeout=3.0, down_seconds=0.0)
+    route = Target("127.0.0.1", port, "starttls", ca_file=ca_file, username=username, password=username, timeout=3.0, down_seconds=0.0)
     pool = Pool(route, "relay.example")
     try:
         yield pool

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from relay.accounts.arranging import Arranging
+from relay.accounts.directory import Directory
 from relay.accounts.provisioning import Provisioning
 from relay.accounts.registry import Registry
 from relay.accounts.secrets import Key
@@ -28,8 +30,9 @@ from relay.retry.schedule import Schedule
 from relay.spool.entry import Entry, Standing
 from relay.spool.spool import Spool
 from relay.store.client import Store
-from relay.upstream.pool import Pool
-from relay.upstream.route import Route
+from relay.upstream.dispatch import Dispatch
+from relay.upstream.guard import Guard
+from relay.upstream.route import Choice, Target, only
 
 SCHEDULE = Schedule(first=0.1, longest=0.2, factor=2.0, jitter=0.2, expire=60.0)
 
@@ -42,9 +45,11 @@ class Bench:
     ledger: Ledger
     sink: Sink
     provisioning: Provisioning
+    arranging: Arranging
     user: User
     log: Path
     number: int = 0
+    owners: int = 0
 
     async def put(self, *recipients: str, notify: str = "", sender: str = "app@example.com", **changes: Any) -> Entry:
         """A spooled message of the user, its hold still open."""
@@ -62,6 +67,20 @@ class Bench:
         entry = replace(entry, **changes)
         await self.spool.put(entry, b"Received: from here\r\n", b"Subject: x\r\n\r\nHello\r\n")
         return entry
+
+    async def another(self) -> User:
+        """A user of another owner."""
+        self.owners += 1
+        owner, _ = await self.provisioning.add_owner(f"another{self.owners}")
+        user, _ = await self.provisioning.add_user(owner.owner_id, 1000, None)
+        return user
+
+    async def set_route(self, port: int, domain: str = "", **changes: Any) -> str:
+        """Have mail of a domain of the owner's go to a port of this machine; returns the setting's id."""
+        target = Target("127.0.0.1", port, down_seconds=0.1, timeout=2.0, is_guarded=True)
+        given = await self.arranging.put_setting(self.user.owner_id, domain, [Choice(replace(target, **changes))])
+        assert given is not None
+        return given[0].id
 
     def script(self, *lines: str) -> None:
         """What the smarthost does out of the ordinary."""
@@ -99,12 +118,14 @@ async def bench(store: Store, place: Path, sink: Sink) -> AsyncIterator[Bench]:
     """A spool and a user; nothing runs yet."""
     fd = os.open(log := place / "journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     key = Key(bytes(range(32)))
+    journal = Journal(fd, "test")
     ledger = Ledger(store, QuotaRules())
-    provisioning = Provisioning(store, key, Registry(store, key), ledger, Journal(fd, "test"), change_wait=0.2)
+    provisioning = Provisioning(store, key, Registry(store, key), ledger, journal, change_wait=0.2)
     owner, _ = await provisioning.add_owner("owner")
     user, _ = await provisioning.add_user(owner.owner_id, 1000, None)
     spool = Spool(place / "spool.db", "other", 0)
-    yield Bench(spool, ledger, sink, provisioning, user, log)
+    arranging = Arranging(store, key, Directory(store, key), journal)
+    yield Bench(spool, ledger, sink, provisioning, arranging, user, log)
     await spool.close()
     os.close(fd)
 
@@ -117,12 +138,15 @@ def retrying(bench: Bench, store: Store, place: Path) -> Starting:
     async def start(port: int = 0, incarnation: str = "retry", **rules: Any) -> AsyncIterator[None]:
         fd = os.open(bench.log, os.O_WRONLY | os.O_APPEND)
         spool = Spool(place / "spool.db", incarnation, 0)
-        pool = Pool(Route("127.0.0.1", port or bench.sink.port, down_seconds=0.1, timeout=2.0), "relay.example")
-        registry = Registry(store, Key(bytes(range(32))))
+        route = only(Target("127.0.0.1", port or bench.sink.port, down_seconds=0.1, timeout=2.0))
+        guard = Guard(["127.0.0.0/8"], range(1, 65536))
+        dispatch = Dispatch("relay.example", guard, store)
+        key = Key(bytes(range(32)))
+        directory, registry = Directory(store, key), Registry(store, key)
         given = Rules(
             **{"hostname": "relay.example", "schedule": SCHEDULE, "doubt": 0.5, "patience": 3.0, "drain": 1.0, "review": 0.1, **rules}
         )
-        runner = Runner(spool, pool, bench.ledger, registry, Journal(fd, "test"), given)
+        runner = Runner(spool, dispatch, route, directory, bench.ledger, registry, Journal(fd, "test"), given)
         stop = asyncio.Event()
         task = asyncio.create_task(runner.run(stop))
         try:
@@ -130,7 +154,7 @@ def retrying(bench: Bench, store: Store, place: Path) -> Starting:
         finally:
             stop.set()
             await task
-            pool.close()
+            dispatch.close()
             await spool.close()
             os.close(fd)
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from relay.accounts.directory import Directory
 from relay.accounts.registry import Registry
 from relay.accounts.secrets import open_key
 from relay.journal import Journal
@@ -22,8 +23,9 @@ from relay.retry.schedule import Schedule
 from relay.spool.entry import Entry, Standing
 from relay.spool.spool import Spool
 from relay.store.client import Store
-from relay.upstream.pool import Pool
-from relay.upstream.route import Route
+from relay.upstream.dispatch import Dispatch
+from relay.upstream.guard import Guard
+from relay.upstream.route import Target, only
 
 RULES = Rules("relay.example", Schedule(), is_holding=False)
 
@@ -41,17 +43,19 @@ class SleepyClock:
 @asynccontextmanager
 async def retrying(spool: Spool, sink: Sink, store: Store, place: Path) -> AsyncIterator[None]:
     """A retry process's work on this spool."""
-    pool = Pool(Route("127.0.0.1", sink.port), "relay.example")
+    dispatch = Dispatch("relay.example", Guard(), store)
     journal = Journal(os.open(place / "journal.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), "relay.example")
-    registry = Registry(store, open_key(place / "key"))
+    key = open_key(place / "key")
+    directory, registry = Directory(store, key), Registry(store, key)
     stop = asyncio.Event()
-    running = asyncio.create_task(Runner(spool, pool, Ledger(store, QuotaRules()), registry, journal, RULES).run(stop))
+    runner = Runner(spool, dispatch, only(Target("127.0.0.1", sink.port)), directory, Ledger(store, QuotaRules()), registry, journal, RULES)
+    running = asyncio.create_task(runner.run(stop))
     try:
         yield
     finally:
         stop.set()
         await running
-        pool.close()
+        dispatch.close()
         await spool.close()
 
 

@@ -17,7 +17,9 @@ import pytest
 import trustme
 import uvloop
 
+from relay.accounts.arranging import Arranging
 from relay.accounts.changes import Changes
+from relay.accounts.directory import Directory
 from relay.accounts.provisioning import Provisioning
 from relay.accounts.registry import Registry
 from relay.accounts.secrets import Key
@@ -38,8 +40,9 @@ from relay.session.proxy import Balancers
 from relay.session.ticket import Tickets
 from relay.spool.spool import Spool
 from relay.store.client import Store
-from relay.upstream.pool import Pool
-from relay.upstream.route import Route
+from relay.upstream.dispatch import Dispatch
+from relay.upstream.guard import Guard
+from relay.upstream.route import Choice, Target, only
 from relay.upstream.terms import Terms
 from tests.certificate import write_pair
 
@@ -154,9 +157,10 @@ class Worker:
     house: House
     listeners: Listeners
     sink: Sink
-    pool: Pool
     ledger: Ledger
     provisioning: Provisioning
+    arranging: Arranging
+    """As another process has it: the worker learns of its changes by the store alone."""
     log: Path
     ports: dict[str, int]
     trust: ssl.SSLContext
@@ -188,6 +192,13 @@ class Worker:
         user, password = await self.provisioning.add_user(owner.owner_id, hourly, total)
         return Account(user.name, password, owner.owner_id)
 
+    async def put_setting(self, account: Account, domain: str, *ports: int) -> str:
+        """Let the owner's mail of a domain go to smarthosts here, to none without ports; returns the setting's id."""
+        choices = [Choice(Target("127.0.0.1", port, down_seconds=0.0)) for port in ports]
+        put = await self.arranging.put_setting(account.owner_id, domain, choices)
+        assert put is not None
+        return put[0].id
+
     def script(self, *lines: str) -> None:
         """What the smarthost does out of the ordinary from now on."""
         self.sink.script = Script.parse(lines)
@@ -218,6 +229,13 @@ class Worker:
         async with asyncio.timeout(10):
             while len(self.house.connections) != count:
                 await asyncio.sleep(0.005)
+
+    async def drain(self) -> None:
+        """Let the clients go, then what they left."""
+        for wire in self.wires:
+            wire.writer.transport.abort()
+        await self.listeners.drain(5)
+        await self.house.teller.close(2)
 
     def only(self) -> Protocol:
         """The relay's side of the only connection there is."""
@@ -281,15 +299,18 @@ def open_worker(store: Store, place: Path, trust: ssl.SSLContext, certificate: C
         ledger, registry = Ledger(store, replace(QuotaRules(), **(quota or {}))), Registry(store, key)
         settled: list[Charge] = []
         teller = Teller(ledger, Table(place / "holds" / "test.holds"), lambda charge, _: settled.append(charge))
-        pool = Pool(replace(Route("127.0.0.1", smarthost.port, down_seconds=0.0), **(route or {})), HOSTNAME)
+        own = only(replace(Target("127.0.0.1", smarthost.port, down_seconds=0.0), **(route or {})))
+        dispatch = Dispatch(HOSTNAME, Guard(("127.0.0.0/8",), range(1024, 65536)), store)
         house: House
         changes = Changes(store, CHANGES, lambda user: house.on_change(user))
         limits = replace(Rules(HOSTNAME, failure_floor=0.01), **(rules or {}))
         spool = Spool(place / "spool.db", "test", reserve)
         terms = Terms(deadline, is_split=is_spooling, patience=limits.doubt if is_spooling else 0.0)
         throttle = Throttle(store, guesses or Guesses())
-        kept = spool if is_spooling else None
-        house = House(limits, "test", registry, throttle, teller, changes, pool.forward, terms, journal, kept)
+        house = House(
+            rules=limits, incarnation="test", registry=registry, throttle=throttle, teller=teller, changes=changes, journal=journal,
+            directory=Directory(store, key), forward=dispatch.forward, route=own, terms=terms, spool=spool if is_spooling else None,
+        )  # fmt: skip
         listeners = Listeners(house, Balancers(proxies), header_timeout)
         listening = asyncio.create_task(changes.run())
         doors = doors_of(certificate)
@@ -299,17 +320,15 @@ def open_worker(store: Store, place: Path, trust: ssl.SSLContext, certificate: C
             await asyncio.sleep(0.001)
         ports = {name: sock.getsockname()[1] for name, sock in socks.items()}
         provisioning = Provisioning(store, key, registry, ledger, journal, change_wait=5.0)
-        worker = Worker(house, listeners, smarthost, pool, ledger, provisioning, log, ports, trust)
+        arranging = Arranging(store, key, Directory(store, key), journal)
+        worker = Worker(house, listeners, smarthost, ledger, provisioning, arranging, log, ports, trust)
         try:
             yield worker
         finally:
-            for wire in worker.wires:
-                wire.writer.transport.abort()
-            await listeners.drain(5)
+            await worker.drain()
             listening.cancel()
             await asyncio.wait({listening})
-            await teller.close(2)
-            pool.close()
+            dispatch.close()
             if house.late:
                 await asyncio.wait(house.late, timeout=5)
             await spool.close()

@@ -16,6 +16,9 @@
     @closed                        the relay has ended the connection
     @pause                         what came before is sent now, and what follows a little later
     @edit hourly=1 total=5 | @disable | @enable | @reset    the user's account is changed
+    @policy senders=domains allowed=b.example,c.example checks_from=1       who the owner's users may send as
+    @setting b.example [nowhere]   the owner's mail of a domain goes to the smarthost, or by a setting that names none
+    @signer b.example              it is signed, with the selector "one"
     @taken 2                       so many messages were charged, and as many answered by the smarthost
 
 The client's placeholders: {plain} {name64} {password64} {wrong} {unknown} and {x*100}, a repetition of one or more characters. The
@@ -29,10 +32,12 @@ import base64
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from relay.accounts import signing
+from relay.accounts.setting import Policy, Signer
 from tests.session.conftest import Account, Guesses, Opening, Wire, Worker
 
 WIDTH = 76
@@ -222,6 +227,9 @@ class Player:
         if word in ("edit", "disable", "enable", "reset"):
             await self._change(word, rest)
             return
+        if word in ("policy", "setting", "signer"):
+            await self._arrange(word, rest)
+            return
         if word == "upstream":
             self.rules = [*self.rules, rest] if rest else []
             self.worker.script(*self.rules)
@@ -262,6 +270,20 @@ class Player:
             "reset": lambda: provisioning.reset_password(name),
         }
         await changes[word]()
+
+    async def _arrange(self, word: str, rest: str) -> None:
+        owner, arranging = self.account.owner_id, self.worker.arranging
+        match word:
+            case "policy":
+                given = dict(pair.split("=") for pair in rest.split())
+                allowed = tuple(given.get("allowed", "").split(",")) if "allowed" in given else ()
+                senders = {"any": Policy("any"), "domains": Policy("domains"), "addresses": Policy("addresses")}[given["senders"]]
+                await arranging.set_policy(owner, replace(senders, allowed=allowed, checks_from="checks_from" in given))
+            case "setting":
+                domain, _, where = rest.partition(" ")
+                await self.worker.put_setting(self.account, domain, *([] if where else [self.worker.sink.port]))
+            case _:
+                await arranging.set_signer(owner, Signer(rest, "one", signing.new_key("ed25519")))
 
 
 def _matches(expected: str, found: str) -> bool:

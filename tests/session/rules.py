@@ -168,6 +168,14 @@ RULES: dict[str, Exchange] = {
     "3461 4.2 ORCPT has a type": ("addresses_refused", "C: RCPT TO:<a@b.c> ORCPT=a@b.c", "S: 501 5.5.4 Bad value of ORCPT"),
     "3461 4.3 and 4.4 RET and ENVID": ("dsn_parameters", "U: MAIL FROM:<a@b.example> SIZE={seconds} RET=FULL ENVID=QQ+2B314159"),
     "3461 5.2.2 a smarthost without it": ("dsn_parameters_dropped", "U: MAIL FROM:<>", "U: RCPT TO:<one@d.example>"),
+    # RFC 6409, RFC 6376
+    "6409 6.1 who may send as whom": (
+        "sender_policy", "C: MAIL FROM:<a@other.example>", "S: 550 5.7.1 Sender address not allowed for this account",
+    ),
+    "6376 3.5 what a signature says": (
+        "signed", "U: DKIM-Signature: v=1; a=ed25519-sha256; c=relaxed/relaxed; t={seconds};", "U: \td=b.example;", "U: \ts=one;",
+        "U: \th=from:from:date:message-id;",
+    ),
     # RFC 9422, RFC 8689
     "9422 4 RCPTMAX": ("recipients", "S: 250-LIMITS RCPTMAX=2", "S: 250-HELP"),
     "8689 2 REQUIRETLS is not to be had": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from relay.accounts.throttle import Attempt, Throttle
 from relay.mail.envelope import Envelope
 from relay.store.client import Store
+from relay.upstream.route import Route
 from relay.upstream.smarthost import Message
 from relay.upstream.terms import Attempt as Forwarded
 from relay.upstream.terms import Terms
@@ -37,7 +38,7 @@ async def test_a_bug_in_a_command_ends_its_connection_with_421_and_no_other(work
 async def test_a_bug_in_a_message_of_chunks_ends_its_connection_for_what_follows_may_be_octets_of_a_chunk(
     worker: Worker, account: Account
 ) -> None:
-    async def broken(envelope: Envelope, message: Message, terms: Terms) -> Forwarded:
+    async def broken(route: Route, user: str, envelope: Envelope, message: Message, terms: Terms) -> Forwarded:
         raise ZeroDivisionError("very secret")
 
     worker.house.forward = broken

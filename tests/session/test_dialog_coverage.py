@@ -28,6 +28,9 @@ ELSEWHERE = {
     "454 4.7.0 Temporary authentication failure, try again later": "session/test_auth_presence.py",
     "451 4.3.0 Temporary backend failure, try again later": "scenarios/test_store_down_at_reserve.py",
     "451 4.7.0 Sending limit taken by messages in flight*": "session/test_transaction.py",
+    "451 4.3.5 The settings of this account cannot be read, try again later": "session/test_outgoing.py",
+    "451 4.3.5 The message could not be signed, try again later": "session/test_outgoing.py",
+    "451 4.3.5 No usable smarthost is set": "session/test_outgoing.py",
     "452 4.3.1 Insufficient system storage, try again later": "session/test_spooling.py",
     "452 4.3.1 No memory for the message now, try again later": "session/test_budget.py",
 }

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from relay.loadkit.message import stuff
 from relay.mail.envelope import Envelope
+from relay.upstream.route import Route
 from relay.upstream.smarthost import Message
 from relay.upstream.terms import Attempt, Terms
 from tests.session.conftest import Account, Opening, Wire, Worker
@@ -339,7 +340,7 @@ async def test_a_fault_of_our_own_is_an_alarm_and_says_nothing_of_itself(open_wo
 
 
 async def test_a_bug_is_451_and_a_constant_text_and_releases(worker: Worker, account: Account) -> None:
-    async def broken(envelope: Envelope, message: Message, terms: Terms) -> Attempt:
+    async def broken(route: Route, user: str, envelope: Envelope, message: Message, terms: Terms) -> Attempt:
         raise ZeroDivisionError("very secret")
 
     forward, worker.house.forward = worker.house.forward, broken

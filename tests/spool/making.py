@@ -30,13 +30,15 @@ def an_entry(
     claimed_by: str = "",
     in_doubt: bool = False,
     held: Hold = "",
+    route: str = "",
+    sender: str = "s@example.com",
 ) -> Entry:
     """An entry all of whose recipients wait."""
     to = tuple(Recipient(f"r{number}@example.org", "SUCCESS,FAILURE", f"rfc822;r{number}+40example.org") for number in range(recipients))
     return Entry(
-        id, user, owner, Envelope("s@example.com", to, "8BITMIME", "HDRS", "QQ314159"),
+        id, user, owner, Envelope(sender, to, "8BITMIME", "HDRS", "QQ314159"),
         tuple(Standing(recipient, "waiting", "451 4.4.1 Not now", in_doubt) for recipient in to), now, now if due is None else due,
-        units, units, is_settled, kind, origin, held=held, claimed_by=claimed_by, size=len(WIRE),
+        units, units, is_settled, kind, origin, held=held, claimed_by=claimed_by, size=len(WIRE), route=route,
     )  # fmt: skip
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sqlite3
 import sys
 import time
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from relay.mail.envelope import Envelope, Recipient
 from relay.spool.entry import Entry, Standing
 from relay.spool.fault import SpoolUnusable
+from relay.spool.pile import Pile
 from relay.spool.schema import APPLICATION, PAGE, VERSION, connect, prepare
 from relay.spool.spool import Spool
 from tests.spool.making import PREFIX, WIRE, Hands, an_entry, as_all, ids, put, scribble
@@ -49,6 +52,10 @@ VERSION_1 = (
 """The tables as version 1 made them."""
 
 
+SMTPUTF8 = "smtputf8 INTEGER NOT NULL DEFAULT 0"
+"""What version 2 has more."""
+
+
 def seal_1(entry: Entry) -> int:
     """The seal as version 1 computed it."""
     e = entry.envelope
@@ -67,6 +74,11 @@ def put_1(db: sqlite3.Connection, seq: int, entry: Entry) -> None:
          entry.size, entry.units, entry.accepted, seal_1(entry), entry.arrived, entry.due, entry.is_settled, entry.attempts, entry.held,
          entry.claimed_by, 0.0, entry.is_warned),
     )  # fmt: skip
+    put_rest(db, seq, entry)
+
+
+def put_rest(db: sqlite3.Connection, seq: int, entry: Entry) -> None:
+    """Put standings and content, as every version does."""
     for position, one in enumerate(entry.standings):
         to = one.recipient
         db.execute(
@@ -76,20 +88,48 @@ def put_1(db: sqlite3.Connection, seq: int, entry: Entry) -> None:
     db.execute("INSERT INTO content VALUES (?, ?, ?, ?)", (seq, PREFIX, WIRE, zlib.crc32(WIRE, zlib.crc32(PREFIX) ^ len(PREFIX))))
 
 
+def put_2(db: sqlite3.Connection, seq: int, entry: Entry) -> None:
+    """Put an entry as version 2 did."""
+    e = entry.envelope
+    seal = seal_1(entry)
+    if e.smtputf8:
+        seal = zlib.crc32(b"\0SMTPUTF8", seal)
+    db.execute(
+        f"INSERT INTO entry VALUES ({', '.join('?' * 24)})",
+        (seq, entry.id, entry.user, entry.owner, entry.kind, entry.origin, e.sender, e.body, e.ret, e.envid, len(entry.standings),
+         entry.size, entry.units, entry.accepted, seal, entry.arrived, entry.due, entry.is_settled, entry.attempts, entry.held,
+         entry.claimed_by, 0.0, entry.is_warned, e.smtputf8),
+    )  # fmt: skip
+    put_rest(db, seq, entry)
+
+
 def make_version_1(path: Path, *entries: Entry) -> None:
     """A file as an older relay left it when it was killed: part of it is in its log."""
+    make(path, 1, VERSION_1, put_1, entries)
+
+
+def make_version_2(path: Path, *entries: Entry) -> None:
+    """The same of version 2."""
+    tables = [re.sub(r"is_warned INTEGER NOT NULL\)$", f"is_warned INTEGER NOT NULL, {SMTPUTF8})", table) for table in VERSION_1]
+    make(path, 2, tables, put_2, entries)
+
+
+def make(
+    path: Path, version: int, tables: Sequence[str], put: Callable[[sqlite3.Connection, int, Entry], None], entries: Sequence[Entry]
+) -> None:
+    """A file of an older version."""
     path.parent.mkdir(exist_ok=True)
     db = sqlite3.connect(path, isolation_level=None)
     db.execute(f"PRAGMA page_size = {PAGE}")
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")
     db.execute("PRAGMA journal_mode = WAL").fetchall()
     db.execute("BEGIN")
-    for statement in VERSION_1:
+    for statement in tables:
         db.execute(statement)
     db.execute(f"PRAGMA application_id = {APPLICATION}")
-    db.execute("PRAGMA user_version = 1")
+    db.execute(f"PRAGMA user_version = {version}")
     for seq, entry in enumerate(entries, 1):
-        put_1(db, seq, entry)
+        put(db, seq, entry)
     db.execute("COMMIT")
     db.close()
 
@@ -129,6 +169,37 @@ async def test_what_an_older_relay_left_is_all_there_and_its_seals_hold(path: Pa
     await put(spool, "new")
     assert await ids(spool) == ["older", "old", "new"]
     assert await spool.finish("older", as_all(OLDER, "delivered"), None)
+    await spool.close()
+    prepare(tmp_path / "fresh.db")
+    assert columns(path) == columns(tmp_path / "fresh.db")
+
+
+async def test_what_version_2_left_goes_by_the_relays_own_smarthost_until_it_is_sorted(path: Path, tmp_path: Path, clock: Hands) -> None:
+    utf8 = replace(OLD, id="utf8", held="", envelope=OLD.envelope._replace(smtputf8=True))
+    make_version_2(path, OLDER, OLD, utf8)
+    told: list[str] = []
+    spool = Spool(path, "me", 0, clock, lambda id, why: told.append(why))
+    assert [entry async for page in spool.pages() for entry in page] == [OLDER, OLD, utf8]
+    assert {entry.route for entry in [OLDER, OLD, utf8]} == {""} and told == []
+    assert await spool.piles() == {Pile("o", ""): 900.0}
+    assert [entry.id for entry in await spool.due_in(clock.now, {Pile("o", ""): 9})] == ["older", "utf8"]
+    await put(spool, "new", route="r1")
+    assert await spool.unhold("old")
+    assert [entry.id for entry in await spool.due(clock.now, 10)] == ["older", "utf8", "old", "new"]
+    await spool.close()
+    prepare(tmp_path / "fresh.db")
+    assert columns(path) == columns(tmp_path / "fresh.db")
+
+
+async def test_killed_before_its_indices_are_made_it_has_them_next_time(path: Path, tmp_path: Path, clock: Hands) -> None:
+    make_version_2(path, OLDER)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, str(path), "CREATE INDEX entry_pile")
+    assert await process.wait() == -signal.SIGKILL
+    assert "entry_pile" not in str(columns(path)[""])
+    await Spool(path, "", 0, clock).close()
+    assert "entry_pile" not in str(columns(path)[""])  # a visitor only looks
+    spool = Spool(path, "me", 0, clock)
+    assert [entry.id for entry in await spool.due(clock.now, 10)] == ["older"]
     await spool.close()
     prepare(tmp_path / "fresh.db")
     assert columns(path) == columns(tmp_path / "fresh.db")
@@ -207,10 +278,10 @@ def test_an_older_relay_that_has_it_open_goes_on_taking(path: Path) -> None:
     older.execute(put_old, ("a",))
     prepare(path)
     older.execute(put_old, ("b",))
-    names = [row[1] for row in older.execute("PRAGMA table_info(entry)")][:-1]
+    names = [row[1] for row in older.execute("PRAGMA table_info(entry)")][:-2]
     values = [0 if name in ("seq", "due", "is_settled", "recipients") else "" for name in names]
     older.execute(f"INSERT INTO entry ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})", values)
-    assert older.execute("SELECT smtputf8 FROM entry").fetchall() == [(0,)]
+    assert older.execute("SELECT smtputf8, route FROM entry").fetchall() == [(0, "")]
     older.close()
 
 
@@ -222,6 +293,9 @@ async def test_damage_in_it_is_in_nobodys_way(path: Path, clock: Hands) -> None:
     assert len(await ids(spool)) == 500
     assert 300 < len(await spool.due(clock.now, 1000)) < 500
     assert told
+    assert 300 < len(await spool.seqs_of("o")) < 500
+    assert await spool.owners_without_route() == set()
+    assert list(await spool.piles()) == [Pile("o", "")]
     await spool.close()
 
 

@@ -158,7 +158,13 @@ async def test_after_a_boot_the_clock_is_never_behind_the_last_arrival(
 
 
 PLANS = {
-    "due": "SELECT seq, id FROM entry WHERE held = '' AND due <= 1 AND (claimed_by = '' OR lease_end <= 1) ORDER BY due LIMIT 9",
+    "due": "SELECT seq FROM entry WHERE held = '' AND due <= 1 AND (claimed_by = '' OR lease_end <= 1) AND owner = 'o' AND route = ''"
+    " ORDER BY due LIMIT 9",
+    "piles": "SELECT owner, route, due FROM entry WHERE held = '' AND owner = 'o' AND route > '' ORDER BY route, due LIMIT 1",
+    "more piles": "SELECT owner, route, due FROM entry WHERE held = '' AND owner > 'o' ORDER BY owner, route, due LIMIT 1",
+    "owners": "SELECT DISTINCT owner FROM entry WHERE held = 'route' AND held <> ''",
+    "an owner's": "SELECT seq FROM entry WHERE held = '' AND owner = 'o' UNION ALL"
+    " SELECT seq FROM entry WHERE held = 'route' AND held <> '' AND owner = 'o'",
     "an id": "SELECT seq FROM entry WHERE id IN (SELECT value FROM json_each('[]')) AND held = '' AND (claimed_by = '' OR lease_end <= 1)",
     "unsettled": "SELECT user, id FROM entry WHERE is_settled = 0 AND units > 0 ORDER BY seq",
     "claimants": "SELECT DISTINCT claimed_by FROM entry WHERE claimed_by <> ''",

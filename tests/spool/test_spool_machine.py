@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from relay.spool.entry import SETTLED, Entry, Hold, State
+from relay.spool.pile import Pile
 from relay.spool.spool import Spool
 from tests.spool.making import Hands, an_entry
 
 T = TypeVar("T")
 DOORS = ("me", "other")
 doors = st.sampled_from(DOORS)
+places = st.sampled_from([None, "r1", "r2"])
 waits = st.sampled_from([0.0, 1.0, 10.0, 60.0])
 states: st.SearchStrategy[State] = st.sampled_from(["waiting", "delivered", "failed", "reported"])
 RANK = {"waiting": 0, "failed": 1, "delivered": 2, "reported": 2}
@@ -73,7 +75,7 @@ class Machine(RuleBasedStateMachine):
         self.serial += 1
         entry = an_entry(
             f"m{self.serial}", self.clock.now, due=self.clock.now + wait, recipients=recipients, is_settled=is_settled,
-            claimed_by=door if is_claimed else "", user=f"u{self.serial % 2}",
+            claimed_by=door if is_claimed else "", user=f"u{self.serial % 2}", route=("", "r1", "r2")[self.serial % 3],
         )  # fmt: skip
         wire = b"%d" % self.serial * 1000
         self.run(self.spools[door].put(entry, b"p", wire))
@@ -139,7 +141,7 @@ class Machine(RuleBasedStateMachine):
         if id in self.known:
             self.change(id, is_settled=True)
 
-    @rule(door=doors, data=st.data(), reason=st.sampled_from(["operator", "disabled"]))
+    @rule(door=doors, data=st.data(), reason=st.sampled_from(["operator", "disabled", "route"]))
     def hold(self, door: str, data: st.DataObject, reason: Hold) -> None:
         id = self.some(data)
         assert self.run(self.spools[door].hold(id, reason)) == (id in self.known)
@@ -162,6 +164,26 @@ class Machine(RuleBasedStateMachine):
         assert self.run(self.spools[door].unhold_user(user, "disabled")) == expected
         for id in expected:
             self.change(id, held="", due=self.clock.now if self.is_free(self.known[id]) else self.known[id].entry.due)
+
+    @rule(door=doors, mail=places, report=places)
+    def sort(self, door: str, mail: str | None, report: str | None) -> None:
+        spool = self.spools[door]
+        done = self.run(spool.sort(self.run(spool.seqs_of("o")), {"example.com": mail, "example.org": report}.get))
+        held, unheld = set(), set()
+        for id, known in self.known.items():
+            entry = known.entry
+            if not self.is_free(known) or entry.held not in ("", "route"):
+                continue
+            goal = mail if entry.kind == "mail" else report
+            if goal is None and entry.route and not entry.held:
+                held.add(id)
+                self.change(id, held="route")
+            elif (goal or not entry.route) and entry.held:
+                unheld.add(id)
+                self.change(id, held="", route=goal or "", due=self.clock.now)
+            elif goal:
+                self.change(id, route=goal)
+        assert (set(done.held), set(done.unheld)) == (held, unheld)
 
     @rule(door=doors)
     def flush(self, door: str) -> None:
@@ -215,6 +237,14 @@ class Machine(RuleBasedStateMachine):
         due = await spool.due(now, 100)
         assert [entry.due for entry in due] == sorted(entry.due for entry in ready if entry.due <= now)
         assert {entry.id for entry in due} == {entry.id for entry in ready if entry.due <= now}
+        piles: dict[Pile, float] = {}
+        for entry in entries:
+            if not entry.held:
+                pile = Pile(entry.owner, entry.route)
+                piles[pile] = min(entry.due, piles.get(pile, entry.due))
+        assert await spool.piles() == piles
+        for pile in piles:
+            assert [e.id for e in await spool.due_in(now, {pile: 100})] == [e.id for e in due if (e.owner, e.route) == pile]
         assert {e.id for e in await spool.expiring(now, 100)} == {e.id for e in ready if e.waiting}
         assert await spool.claimants() == {entry.claimed_by for entry in entries} - {""}
         assert {id for _, id, *_ in await spool.unsettled()} == {e.id for e in entries if not e.is_settled and e.units and not e.claimed_by}

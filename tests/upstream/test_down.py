@@ -111,11 +111,11 @@ async def test_it_is_left_alone_twice_as_long_after_each_probe_that_fails(open_p
 
 
 async def test_a_probe_that_hangs_ends_at_its_deadline_and_counts(open_pool: Opening) -> None:
-    async with open_pool(AWAY, route={"forward_deadline": 0.3, "down_seconds": 0.1}) as (pool, sink):
+    async with open_pool(AWAY, route={"down_seconds": 0.1}) as (pool, sink):
         await verdict_of(pool)
         sink.script = Script.parse(["connect stall=forever"])
         await until_up(pool)
-        probe = asyncio.create_task(verdict_of(pool))
+        probe = asyncio.create_task(verdict_of(pool, deadline=0.3))
         await asyncio.sleep(0.15)  # longer than it is down for, and still only one
         is_told_at_once(pool)
         hung = await probe

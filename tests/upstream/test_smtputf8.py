@@ -18,7 +18,7 @@ UTF8_TOO = Recipient("ü@d.example")
 HEADER = Message(b"Received: from x by y; now\r\n", "Subject: Grüße\r\n\r\nhello\r\n".encode())
 BODY = Message(b"Received: from x by y; now\r\n", "Subject: x\r\n\r\nGrüße\r\n".encode())
 WITHOUT = {"without": ("SMTPUTF8",)}
-BOTH_WAYS = pytest.mark.parametrize("without", [("SMTPUTF8",), ("SMTPUTF8", "PIPELINING")], ids=["pipelined", "stepwise"])
+BOTH_WAYS = pytest.mark.parametrize("without", [("SMTPUTF8",), ("SMTPUTF8", "PIPELINING", "CHUNKING")], ids=["pipelined", "stepwise"])
 
 
 def asking(*recipients: Recipient, sender: str = "a@b.example", **more: Any) -> Envelope:
