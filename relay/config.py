@@ -14,7 +14,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from relay.mail.address import is_mailbox
 from relay.store.link import Address
+from relay.upstream.route import MIN_RATE
 
 LEASE_MARGIN = 2.0
 """Seconds of a lease that are never used."""
@@ -37,6 +39,19 @@ def _networks(given: tuple[str, ...]) -> tuple[str, ...]:
             ipaddress.ip_network(text)
         except ValueError:
             raise ValueError(f"{text!r} is neither an address nor a network like 10.0.0.0/8") from None
+    return given
+
+
+def _host(given: str) -> str:
+    """See that a text is a name that can be looked up, or an address; raises ValueError."""
+    try:
+        if not given or len(given) > 255 or not given.isprintable() or any(letter.isspace() for letter in given):
+            raise ValueError
+        given.encode("idna")  # which is what a look-up begins with
+        if ":" in given:
+            ipaddress.ip_address(given)
+    except ValueError:
+        raise ValueError(f"{given!a} is neither a name nor an address") from None
     return given
 
 
@@ -118,9 +133,16 @@ class Api(Section):
     errors_always_200: bool = False
     max_body_bytes: int = Field(1_048_576, ge=1024, le=1 << 26)
     change_wait_seconds: Seconds = 30.0
-    test_recipient: str = Field("", pattern=r"^$|^[^@\s<>]+@[^@\s<>]+$")
+    test_recipient: str = ""
     test_budget_seconds: Seconds = 5.0
     trusted_proxies: tuple[str, ...] = ()
+
+    @field_validator("test_recipient")
+    @classmethod
+    def _is_mailbox(cls, given: str) -> str:
+        if given and not is_mailbox(given, is_utf8=True):
+            raise ValueError(f"{given!a} is no mailbox like name@example.com")
+        return given
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -206,10 +228,15 @@ class Quota(Section):
 class Alternate(Section):
     """[[upstream.alternates]]: another smarthost, reached in the same way."""
 
-    host: str = Field(min_length=1)
+    host: str
     port: Port = 0
     priority: int = Field(0, ge=0, le=1000)
     weight: int = Field(1, ge=1, le=1000)
+
+    @field_validator("host")
+    @classmethod
+    def _is_host(cls, given: str) -> str:
+        return _host(given)
 
 
 class Upstream(Section):
@@ -234,6 +261,18 @@ class Upstream(Section):
     down_seconds: Seconds = 5.0
     alternates: tuple[Alternate, ...] = ()
     when_unavailable: Literal["spool", "refuse"] = "spool"
+
+    @field_validator("host")
+    @classmethod
+    def _is_host(cls, given: str) -> str:
+        return _host(given)
+
+    @field_validator("max_messages_per_second")
+    @classmethod
+    def _is_rate(cls, given: float) -> float:
+        if 0 < given < MIN_RATE:
+            raise ValueError(f"0, or at least {MIN_RATE:g}")
+        return given
 
     @model_validator(mode="after")
     def _no_password_in_clear(self) -> Self:

@@ -15,7 +15,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from relay.accounts.token import Tokens
 from relay.config import LEASE_MARGIN, ConfigError, Settings
 from relay.entry import file_shortage, open_certificate, open_doors, raise_file_limit, see_certificate
 from relay.journal import Journal
-from relay.outlet import check_outlet, open_dispatch, open_guard, own_route, retry_schedule, terms
+from relay.outlet import check_outlet, open_dispatch, open_guard, own_route, retry_schedule, retry_share, terms, worker_share
 from relay.quota.gate import Gate
 from relay.quota.ledger import CHANGES, Ledger, Settlement
 from relay.quota.limit import Rules
@@ -48,7 +48,6 @@ from relay.spool.spool import Spool
 from relay.store import fitness
 from relay.store.client import Store, StoreForeign
 from relay.store.embedded import socket_url
-from relay.upstream.route import Target
 
 RETRY_NICE = 10
 """What the retry process adds to its niceness."""
@@ -223,7 +222,7 @@ async def run_smtp(settings: Settings, incarnation: str, part: SmtpPart, ready: 
         await _rejoin(rooms)
         table = Table(holds_folder(settings) / f"{incarnation}.holds")
         teller = Teller(rooms.ledger, table, settled_in(journal), spool, Gate(pending_file(settings)))
-        dispatch = open_dispatch(settings, journal, rooms.store, partial(_share, settings))
+        dispatch = open_dispatch(settings, journal, rooms.store, partial(worker_share, settings))
         house: session.House
         changes = Changes(rooms.store, CHANGES, lambda user: house.on_change(user))
         is_spooling = settings.upstream.when_unavailable == "spool"
@@ -266,19 +265,6 @@ async def _tell_figures(journal: Journal) -> None:
         journal.tell_figures()
 
 
-def _share(settings: Settings, target: Target) -> Target:
-    """What of an owner's smarthost is one worker's: its caps are those of the node, the operator's own are a process's."""
-    if not target.is_guarded:
-        return target
-    workers = settings.smtp.workers or os.cpu_count() or 1
-    return replace(target, max_connections=max(1, target.max_connections // workers))
-
-
-def _retry_share(settings: Settings, target: Target) -> Target:
-    """What of it is the retry process's."""
-    return replace(_share(settings, target), max_connections=min(settings.retry.max_connections, target.max_connections))
-
-
 async def run_retry(settings: Settings, incarnation: str, ready: Callable[[], None]) -> None:
     """The retry process: tries spooled mail again until it is told to stop."""
     journal = open_journal(settings)
@@ -287,7 +273,7 @@ async def run_retry(settings: Settings, incarnation: str, ready: Callable[[], No
         os.nice(RETRY_NICE)  # who waits for an answer goes first
     async with open_rooms(settings, journal) as rooms, _spool(settings, incarnation, journal, RETRY_LINGER) as spool:
         await _rejoin(rooms)
-        dispatch = open_dispatch(settings, journal, rooms.store, partial(_retry_share, settings))
+        dispatch = open_dispatch(settings, journal, rooms.store, partial(retry_share, settings))
         rules = retry.Rules(
             hostname=settings.smtp.hostname, schedule=retry_schedule(settings), doubt=settings.retry.doubt_seconds,
             sessions=settings.retry.max_connections, is_holding=settings.retry.disabled_users == "hold",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
@@ -80,6 +81,29 @@ def open_dispatch(settings: Settings, journal: Journal, store: Store, share: Cal
             journal.smarthost_up(host)
 
     return Dispatch(settings.smtp.hostname, open_guard(settings), store, share, tell)
+
+
+def worker_share(settings: Settings, target: Target) -> Target:
+    """What of a smarthost's sessions is one worker's: what an owner allows is for this node, what the operator allows is for a process.
+
+    All processes together have no more than the owner allows, but one each.
+    """
+    if not target.is_guarded:
+        return target
+    return replace(target, max_connections=max(1, (target.max_connections - 1) // _workers(settings)))
+
+
+def retry_share(settings: Settings, target: Target) -> Target:
+    """What of them is the retry process's: what the workers leave."""
+    most = settings.retry.max_connections
+    if target.is_guarded:
+        left = target.max_connections - _workers(settings) * worker_share(settings, target).max_connections
+        most = min(most, max(1, left))
+    return replace(target, max_connections=most)
+
+
+def _workers(settings: Settings) -> int:
+    return settings.smtp.workers or os.cpu_count() or 1
 
 
 def terms(settings: Settings) -> Terms:

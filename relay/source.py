@@ -70,12 +70,19 @@ def _read_secrets(folder: Path) -> dict[str, Any]:
             raise ConfigError(f"{file}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise ConfigError(f"{file}: not text") from None
-        place = found.setdefault(section, {})
-        *path, last = key.split("__")
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = text
+        if not _put(found.setdefault(section, {}), key.split("__"), text):
+            raise ConfigError(f"{file}: another file gives the same setting, or a part of it")
     return found
+
+
+def _put(place: dict[str, Any], path: list[str], text: str) -> bool:
+    """Put a setting where its path leads; False where there is something else already."""
+    *path, last = path
+    for part in path:
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            return False
+    return place.setdefault(last, text) is text
 
 
 def _check_readable(path: Path) -> None:

@@ -29,7 +29,7 @@ from relay.journal import Journal
 from relay.mail.address import is_mailbox
 from relay.store import fitness
 from relay.store.client import Script, Store, StoreForeign, StoreUnavailable
-from relay.upstream.route import Choice, Security, Target
+from relay.upstream.route import MIN_RATE, Choice, Security, Target
 
 MAX_DOCUMENT = 65_536
 """Octets of a vendor's document, as JSON."""
@@ -119,15 +119,16 @@ class Arranging:
 
     # -- policies and signers ------------------------------------------------------------------------------------------------
 
-    async def set_policy(self, owner_id: str, policy: Policy) -> None:
-        """Say who the owner's users may send as."""
+    async def set_policy(self, owner_id: str, policy: Policy) -> Policy:
+        """Say who the owner's users may send as; returns it as it was written."""
         policy = _checked_policy(policy)
         await self._write(owner_id, POLICY, "", _ANY, _limited(record.seal_policy(self._key, owner_id, policy)))
         fields = {"senders": policy.senders, "allowed": len(policy.allowed), "checks_from": policy.checks_from}
         self._journal.event("policy_set", owner=owner_id, **fields)
+        return policy
 
-    async def set_signer(self, owner_id: str, signer: Signer) -> None:
-        """Sign a domain's mail from now on."""
+    async def set_signer(self, owner_id: str, signer: Signer) -> Signer:
+        """Sign a domain's mail from now on; returns the signer as it was written."""
         domain = check_domain(signer.domain)
         if not signing.is_selector(signer.selector):
             raise BadValue("a selector has letters, digits and hyphens, between dots")
@@ -137,6 +138,7 @@ class Arranging:
         signer = Signer(domain, signer.selector.lower(), pem)
         await self._write(owner_id, SIGNERS, domain, _ANY, record.seal_signer(self._key, owner_id, signer))
         self._journal.event("signer_set", owner=owner_id, domain=domain, selector=signer.selector)
+        return signer
 
     async def remove_signer(self, owner_id: str, domain: str) -> bool:
         """Sign it no more; whether it was."""
@@ -209,8 +211,10 @@ def _check_target(target: Target) -> None:
         raise BadValue("a wait is a number above 0")
     if target.max_connections < 1 or target.max_messages < 1:
         raise BadValue("a smarthost takes at least one session, and one message on it")
-    if not all(math.isfinite(number) and number >= 0 for number in (target.max_rate, target.down_seconds)):
-        raise BadValue("a rate, and a time of rest, is a number of 0 or more")
+    if not (math.isfinite(target.down_seconds) and target.down_seconds >= 0):
+        raise BadValue("a time of rest is a number of 0 or more")
+    if not (target.max_rate == 0 or MIN_RATE <= target.max_rate < math.inf):
+        raise BadValue(f"a rate is 0, or at least {MIN_RATE:g} messages a second")
 
 
 def _write_document(document: Mapping[str, Any] | None) -> str:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from relay.accounts import record
@@ -46,11 +47,11 @@ Opened = dict[bytes, tuple[bytes, Record]]
 class _Known:
     """What is remembered of an owner."""
 
-    __slots__ = ("ordinal", "outfit", "settings", "signers", "version", "weight")
+    __slots__ = ("fault", "ordinal", "outfit", "settings", "signers", "version", "weight")
 
     def __init__(self, ordinal: int, version: bytes | None, outfit: Outfit | None) -> None:
-        """`outfit` None: it could not be read."""
-        self.ordinal, self.version, self.outfit = ordinal, version, outfit
+        """`outfit` None: it could not be read; `fault` then says what of it."""
+        self.ordinal, self.version, self.outfit, self.fault = ordinal, version, outfit, ""
         self.weight = 0
         self.settings: Opened[Setting] = {}
         self.signers: Opened[Signer] = {}
@@ -134,7 +135,7 @@ class Directory:
                 raise type(found)(*found.args)
             known = found
         if known.outfit is None:
-            raise Unreadable("what the owner has set cannot be read")
+            raise Unreadable(known.fault)
         return known.outfit
 
     # -- reading -------------------------------------------------------------------------------------------------------------
@@ -162,21 +163,30 @@ class Directory:
         settings, signers, policy = parts
         before = self._known.get(owner_id) or found
         try:
-            found.settings = await self._open_each(owner_id, settings, before.settings, record.open_setting)
-            found.signers = await self._open_each(owner_id, signers, before.signers, record.open_signer)
+            found.settings = await self._open_each(owner_id, "setting", settings, before.settings, record.open_setting)
+            found.signers = await self._open_each(owner_id, "signer", signers, before.signers, record.open_signer)
+            with _named("the policy"):
+                allowed = record.open_policy(self._key, owner_id, policy[1]) if policy else Policy()
+            with _named("the version"):
+                version = int(found.version or 0)
             found.outfit = Outfit(
-                int(found.version or 0),
+                version,
                 {domain.decode(): opened for domain, (_, opened) in sorted(found.settings.items())},
-                record.open_policy(self._key, owner_id, policy[1]) if policy else Policy(),
+                allowed,
                 {domain.decode(): opened for domain, (_, opened) in sorted(found.signers.items())},
             )
-        except (Unreadable, ValueError):
-            found.settings, found.signers = {}, {}
+        except Unreadable as error:
+            found.settings, found.signers, found.fault = {}, {}, str(error)
         found.weight = sum(len(sealed) for opened in (found.settings, found.signers) for sealed, _ in opened.values())
         return found
 
     async def _open_each(
-        self, owner_id: str, flat: Sequence[bytes], before: Opened[Record], open_one: Callable[[Key, str, str, bytes], Record]
+        self,
+        owner_id: str,
+        part: str,
+        flat: Sequence[bytes],
+        before: Opened[Record],
+        open_one: Callable[[Key, str, str, bytes], Record],
     ) -> Opened[Record]:
         opened: Opened[Record] = {}
         fresh = 0
@@ -185,7 +195,8 @@ class Directory:
             if same is not None and same[0] == sealed:
                 opened[domain] = same
                 continue
-            opened[domain] = sealed, open_one(self._key, owner_id, domain.decode(), sealed)
+            with _named(_place(part, domain)):
+                opened[domain] = sealed, open_one(self._key, owner_id, domain.decode(), sealed)
             fresh += 1
             if fresh % AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -205,3 +216,18 @@ class Directory:
     async def _check_store(self) -> None:
         if not await fitness.is_ours(self._store):
             raise StoreForeign("the store has lost its epoch")
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Name what cannot be read: one such record makes all of its owner unreadable, and who is to mend it must find it."""
+    try:
+        yield
+    except Unreadable as error:
+        raise Unreadable(f"{place} cannot be read: {error}") from None
+    except ValueError:
+        raise Unreadable(f"{place} cannot be read: it is damaged") from None
+
+
+def _place(part: str, domain: bytes) -> str:
+    return f"the {part} of {domain.decode('utf-8', 'backslashreplace')!r}" if domain else f"the default {part}"

@@ -47,6 +47,11 @@ class Policy:
     """Domains ("domains": beside those that have a setting) or addresses ("addresses"), in lower case."""
     checks_from: bool = False
     """Whether the From field of the message is held to the same."""
+    members: frozenset[str] = field(init=False, repr=False, compare=False)
+    """What is in `allowed`, to be searched: it may be thousands, for each of a message's authors."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "members", frozenset(self.allowed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +93,9 @@ class Outfit:
         match self.policy.senders:
             case "domains":
                 domain = fold(address.rpartition("@")[2])
-                return not address or (bool(domain) and domain in self.settings) or domain in self.policy.allowed
+                return not address or (bool(domain) and domain in self.settings) or domain in self.policy.members
             case "addresses":
-                return not address or fold_address(address) in self.policy.allowed
+                return not address or fold_address(address) in self.policy.members
         return True
 
 

@@ -48,6 +48,8 @@ _KEEP = Script.load("relay.accounts", "admit.lua")
 _ALGORITHM = "HS256"
 _NO_HASH = bytes(32)
 _NO_RECORD = bytes(64)
+_NO_TIME = 253_402_300_800
+"""The year 10000, in seconds since 1970; nobody was issued a token for so long."""
 
 
 class Session(NamedTuple):
@@ -205,7 +207,7 @@ class Tokens:
         place = f"{owner_key(owner_id)}:tokens"
         ids = await self._store.command("HKEYS", place)
         rows = await self._store.command("HMGET", place, *ids) if ids else []
-        found = [_parse_issued(id.decode(), row) for id, row in zip(ids, rows, strict=True)]
+        found = [_parse_issued(id.decode("utf-8", "replace"), row) for id, row in zip(ids, rows, strict=True)]
         if not ids:
             await self._check_store()
         return sorted((issued for issued in found if issued is not None), key=lambda issued: (issued.created, issued.id))
@@ -249,9 +251,14 @@ def _is_static(claims: Mapping[str, Any]) -> bool:
 
 
 def _parse_issued(id: str, found: bytes | None) -> Issued | None:
-    """Read the record of a static token."""
+    """Read the record of a static token; None where there is none, or it is damaged."""
     if found is None:
         return None
     expires, _, rest = found.partition(b" ")
-    said = json.loads(rest)
-    return Issued(id, said["domain"], said["created"], int(expires))
+    try:
+        said = json.loads(rest)
+        issued = Issued(id, said["domain"], said["created"], int(expires))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    is_sound = isinstance(issued.domain, str) and isinstance(issued.created, int)
+    return issued if is_sound and 0 <= issued.created < _NO_TIME and 0 <= issued.expires < _NO_TIME * 1000 else None

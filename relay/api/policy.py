@@ -68,8 +68,9 @@ async def show_policy(request: Request, response: Response, owner: ByOwner) -> P
 @router.put("/policy")
 async def put_policy(request: Request, response: Response, owner: ByOwner, body: PolicyBody) -> PolicyBody:
     """Say whom an owner's users may send as; the next message goes by it."""
-    await rooms_of(request).arranging.set_policy(owner.owner_id, Policy(body.senders, tuple(body.allowed), body.check_from))
-    return await show_policy(request, response, owner)
+    policy = Policy(body.senders, tuple(body.allowed), body.check_from)
+    response.headers.update(NO_STORE)
+    return policy_state(await rooms_of(request).arranging.set_policy(owner.owner_id, policy))
 
 
 @router.get("/signers")
@@ -83,13 +84,9 @@ async def list_signers(request: Request, response: Response, owner: ByOwner) -> 
 @router.put("/signers/{domain}")
 async def put_signer(request: Request, response: Response, owner: ByOwner, domain: str, body: NewSigner) -> SignerState:
     """Sign the mail of a domain; publish the record first, or receivers find none."""
-    rooms = rooms_of(request)
-    await rooms.arranging.set_signer(owner.owner_id, await signer_of(domain, body.selector, body.key))
+    signer = await signer_of(domain, body.selector, body.key)
     response.headers.update(NO_STORE)
-    found = (await rooms.directory.outfit(owner.owner_id)).signer_for(domain)
-    if found is None:  # removed by another call meanwhile
-        raise HTTPException(404, "no such signer")
-    return signer_state(found)
+    return signer_state(await rooms_of(request).arranging.set_signer(owner.owner_id, signer))
 
 
 @router.delete("/signers/{domain}", status_code=204, response_class=Response)

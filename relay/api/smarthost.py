@@ -1,7 +1,8 @@
 """Smarthosts as the relay's own calls write and show them, at the shell too.
 
 Promises: what is shown can be written back as it is; a password and the key of a certificate are never shown, and what is not given
-again stays; a value nobody could dial is refused here, with the place it stands at and never the value.
+again stays; a value nobody could dial is refused here, with the place it stands at and never the value. Names and bounds are those of
+nodemailer's options too: in whichever words a smarthost is shown, it is read back as the same.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from relay.accounts.provisioning import BadValue
 from relay.accounts.setting import Setting
+from relay.dialects.nodemailer import CONNECTIONS, MAX_NAME, MESSAGES, NAME, RATES, SERVER, TIMES, end_line, split_identity
 from relay.upstream.guard import Forbidden
 from relay.upstream.route import Choice, Security, Target, tls_context
 
@@ -22,9 +24,18 @@ DEFAULT = "_default"
 MAX_SMARTHOSTS = 20
 MAX_PEM = 32_768
 
-_NAME = r"^[A-Za-z0-9.:\[\]-]*$"
 _PLAIN = r"^[^\x00-\x1f\x7f]*$"
-_Wait = Annotated[float, Field(ge=1.0, le=300.0)]
+
+
+def _check_rate(rate: float) -> float:
+    if 0 < rate < RATES[0]:
+        raise ValueError(f"0, or at least {RATES[0]}")
+    return rate
+
+
+_Rate = Annotated[float, Field(ge=0.0, le=RATES[1]), AfterValidator(_check_rate)]
+_Wait = Annotated[float, Field(ge=TIMES[0], le=TIMES[1]), AfterValidator(lambda seconds: round(seconds, 3))]
+"""To the millisecond, as it is told elsewhere."""
 
 Check = Callable[[Target], None]
 """Refuses what may not be dialled; raises Forbidden."""
@@ -35,7 +46,7 @@ class Smarthost(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    host: str = Field(min_length=1, max_length=253, description="A public name or address.")
+    host: str = Field(min_length=1, max_length=MAX_NAME, description="A public name or address.")
     port: int | None = Field(None, ge=1, le=65535, description="465 with tls and 25 else, where it is null.")
     security: Security = Field(
         "starttls", description="Of TLS: none; where it is offered; by STARTTLS or not at all; from the first octet."
@@ -48,7 +59,9 @@ class Smarthost(BaseModel):
         description="A certificate of the owner's and its key, as PEM; null in answers, null keeps the stored one.",
     )
     has_identity: bool = Field(False, description="Whether one is stored; has no effect in a request.")
-    server_name: str = Field("", max_length=253, pattern=_NAME, description="The name its certificate must bear; host where it is empty.")
+    server_name: str = Field(
+        "", max_length=MAX_NAME, pattern=f"^(?:{SERVER})?$", description="The name its certificate must bear; host where it is empty."
+    )
     username: str = Field("", max_length=255, pattern=_PLAIN)
     password: str | None = Field(
         None,
@@ -58,12 +71,14 @@ class Smarthost(BaseModel):
     )
     has_password: bool = Field(False, description="Whether one is stored; has no effect in a request.")
     mechanism: Literal["", "plain", "login"] = Field("", description="How to log in; the first that is offered where it is empty.")
-    name: str = Field("", max_length=253, pattern=_NAME, description="What the relay calls itself there; its host name where it is empty.")
+    name: str = Field(
+        "", max_length=MAX_NAME, pattern=f"^(?:{NAME})?$", description="What the relay calls itself there; its host name where it is empty."
+    )
     priority: int = Field(0, ge=0, le=1000, description="The lowest comes first.")
     weight: int = Field(1, ge=1, le=1000, description="Its share among those of the same priority.")
-    max_connections: int = Field(20, ge=1, le=1000, description="Sessions at a time.")
-    max_messages: int = Field(1000, ge=1, le=100_000, description="Messages on one session.")
-    max_messages_per_second: float = Field(0.0, ge=0.0, le=1_000_000, description="0: as many as there are.")
+    max_connections: int = Field(20, ge=CONNECTIONS[0], le=CONNECTIONS[1], description="Sessions at a time.")
+    max_messages: int = Field(1000, ge=MESSAGES[0], le=MESSAGES[1], description="Messages on one session.")
+    max_messages_per_second: _Rate = Field(0.0, description=f"0: as many as there are; else at least {RATES[0]}.")
     timeout_seconds: _Wait = Field(15.0, description="The longest wait for each reply.")
     connect_timeout_seconds: _Wait = 15.0
     greeting_timeout_seconds: _Wait = 15.0
@@ -91,7 +106,7 @@ def choices_of(given: Sequence[Smarthost], stored: Setting | None, check: Check)
 def _choice(given: Smarthost, kept: Sequence[Target], check: Check, place: str) -> Choice:
     target = Target(
         host=given.host, port=given.port or (465 if given.security == "tls" else 25), security=given.security, verify=given.verify,
-        ca=given.ca, server_name=given.server_name, username=given.username, mechanism=given.mechanism, name=given.name,
+        ca=end_line(given.ca), server_name=given.server_name, username=given.username, mechanism=given.mechanism, name=given.name,
         timeout=given.timeout_seconds, connect_timeout=given.connect_timeout_seconds,
         greeting_timeout=given.greeting_timeout_seconds, max_connections=given.max_connections, max_messages=given.max_messages,
         max_rate=given.max_messages_per_second, is_guarded=True,
@@ -125,7 +140,8 @@ def _password(given: Smarthost, same: Sequence[Target], place: str) -> str:
 
 def _identity(given: Smarthost, same: Sequence[Target]) -> str:
     if given.identity is not None:
-        return given.identity
+        certificates, key = split_identity(given.identity)
+        return key + certificates
     return next((one.identity for one in same if one.identity), "")
 
 

@@ -33,6 +33,7 @@ from relay.upstream.route import Target
 PATH = "/api/v1/Agents/CustomerService/TestSmtpServer"
 """As the document has it; clients put a prefix before it, and some leave `api` out."""
 NO_RECIPIENT = "No test address is configured on this relay, so no test message can be sent; ask its operator to set api.test_recipient."
+METHODS = "GET, POST"
 UNREADABLE = "What is stored for this owner cannot be read; ask the relay's operator."
 
 _ANY_PREFIX = re.compile(r"^.*/v1/Agents/CustomerService/TestSmtpServer/?$", re.IGNORECASE)
@@ -51,6 +52,8 @@ def answer_error(status: int, message: str, headers: Mapping[str, str] | None = 
     """Answer an error in the dialect's shape: `message` is the detail of a request that cannot be read."""
     if status == 401:
         return Response(answer.UNAUTHORISED, 401, {"WWW-Authenticate": answer.REALM, **(headers or {})}, "text/html")
+    if status == 405:
+        headers = {**(headers or {}), "Allow": METHODS}  # the router knows of one route at a time
     detail = message if status == 400 else ""
     return Response(answer.write_error(superoffice.INVALID if detail else message, detail, media), status, headers, media + _CHARSET)
 

@@ -40,7 +40,7 @@ _ERRORS = {
     "408": "The request did not arrive in time",
     "413": "The request is too large",
     "415": "The request's media type or character set is not known",
-    "429": "Too many failed attempts; see Retry-After",
+    "429": "Too many failed attempts, or too many tests under way; see Retry-After",
     "500": "An unexpected error",
     "503": "Temporarily unavailable; see Retry-After",
 }

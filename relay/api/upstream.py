@@ -6,7 +6,7 @@ named; passwords and keys are never shown. `_default` in place of a domain is th
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import Field
@@ -75,6 +75,10 @@ class TestResults(Body):
     results: list[TestResult]
 
 
+TEST_FAULTS: dict[int | str, dict[str, Any]] = {
+    409: {"model": FaultBody, "description": "No test address is configured"},
+    429: {"model": FaultBody, "description": "Too many failed attempts, or too many tests under way; Retry-After says when"},
+}
 router = APIRouter(prefix="/api/v1/upstreams", tags=["upstreams"], responses=FAULTS)
 
 
@@ -116,7 +120,7 @@ async def delete_upstream(request: Request, owner: ByOwner, domain: str) -> None
         raise HTTPException(404, UNKNOWN)
 
 
-@router.post("/{domain}/test", responses={409: {"model": FaultBody, "description": "No test address is configured"}})
+@router.post("/{domain}/test", responses=TEST_FAULTS)
 async def test_upstream(request: Request, response: Response, owner: ByOwner, domain: str, body: TestRequest) -> TestResults:
     """Send a message to the relay's test address by each of its smarthosts."""
     rooms, setting = rooms_of(request), await _find(request, owner.owner_id, domain)

@@ -9,13 +9,17 @@ Call = Literal["show", "replace", "update", "remove", "test", "test_to", "login"
 Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string"}
+_IGNORED = "ignored: a test message goes to the relay's own test address (api.test_recipient)"
 _WORDS: Schema = {"type": "object"}
 
 _SETTING: Schema = {
     "type": "object",
     "properties": {
         "provider": {"description": "smtp, for mail to go there"},
-        "options": {"description": "nodemailer's: host, port, secure, ignoreTLS, requireTLS, tls, auth, name, and caps and time-outs"},
+        "options": {
+            "description": "nodemailer's: host, port, secure, ignoreTLS, requireTLS, tls, auth, name, and caps and time-outs; "
+            "only ignoreTLS lets a login travel in clear"
+        },
         "description": {},
         "from": {"description": "whom a test message comes from"},
     },
@@ -75,7 +79,7 @@ _SIGNED_OUT: Schema = {
 _REQUESTS: Mapping[Call, Schema] = {
     "replace": {**_SETTING, "required": ["provider", "options"]},
     "update": {**_SETTING, "required": ["provider", "options"]},
-    "test": {"type": "object", "properties": {"to": {**_TEXT, "description": "an address of the domain itself"}}},
+    "test": {"type": "object", "properties": {"to": {**_TEXT, "description": _IGNORED}}},
     "login": {
         "type": "object",
         "properties": {"username": {**_TEXT, "description": "the owner_id"}, "password": {**_TEXT, "description": "the owner's token"}},
@@ -94,14 +98,15 @@ _RESPONSES: Mapping[Call, Schema] = {
 }
 _BAD = "the domain is missing or none, or the parameters are bad"
 _MISSING = "there is no setting for the domain"
+_BUSY = "too many tests are under way; see Retry-After"
 _FAILED = "the message could not be sent: info says why, code is nodemailer's"
 _ERRORS: Mapping[Call, Mapping[str, str]] = {
     "show": {"400": _BAD, "404": _MISSING},
     "replace": {"400": _BAD},
     "update": {"400": _BAD, "404": f"{_MISSING}, or it is so already"},
     "remove": {"400": _BAD},
-    "test": {"400": _BAD, "404": _MISSING, "500": _FAILED},
-    "test_to": {"400": _BAD, "404": _MISSING, "500": _FAILED},
+    "test": {"400": _BAD, "404": _MISSING, "429": _BUSY, "500": _FAILED},
+    "test_to": {"400": _BAD, "404": _MISSING, "429": _BUSY, "500": _FAILED},
     "login": {"400": "the body is no JSON", "429": "too many failed attempts; see Retry-After"},
     "logout": {"400": "the body is no JSON"},
 }
@@ -128,7 +133,7 @@ def describe(call: Call) -> Schema:
     if call not in ("login", "logout"):
         parameters.append(_parameter("domain", "query", "the sender's domain; a token that is bound to one needs none"))
     if call == "test_to":
-        parameters.append(_parameter("to", "path", "an address of the domain itself"))
+        parameters.append(_parameter("to", "path", _IGNORED))
     return {**described, "parameters": parameters} if parameters else described
 
 

@@ -25,6 +25,8 @@ from relay.cli.csv_users import NewUser, read_users
 from relay.cli.door import Config, Door, WrongArgument, opened, run
 
 UNLIMITED = "unlimited"
+ENDLESS = 1 << 40
+"""Columns; a row takes those that it needs."""
 AT_ONCE = 50
 """Users imported side by side; each waits for its slow hash."""
 
@@ -314,6 +316,8 @@ def _show(found: dict[str, Any] | list[dict[str, Any]], as_json: bool) -> None:
     table = Table()
     if isinstance(found, dict):
         table.show_header = False
+        table.add_column(overflow="fold")
+        table.add_column(overflow="fold")
         for key, value in found.items():
             table.add_row(key, _cell(key, value))
     elif found:
@@ -325,7 +329,7 @@ def _show(found: dict[str, Any] | list[dict[str, Any]], as_json: bool) -> None:
         typer.echo("none")
         return
     # What is not a terminal gets each row on one line, however long.
-    Console(width=None if sys.stdout.isatty() else 400).print(table)
+    Console(width=None if sys.stdout.isatty() else ENDLESS).print(table)
 
 
 def _cell(key: str, value: object) -> Text:

@@ -100,10 +100,8 @@ def run(main: Coroutine[Any, Any, Answer]) -> Answer:
         return asyncio.run(main)
     except (ConfigError, Unfit, BadValue, WrongArgument) as error:
         text, status = str(error), EX_USAGE
-    except NotDone as error:
+    except (NotDone, Unreadable) as error:
         text, status = str(error), 1
-    except Unreadable as error:
-        text, status = f"what is stored of the owner cannot be read: {error}", 1
     except StoreForeign as error:
         text, status = str(error), EX_TEMPFAIL
     except StoreUnavailable as error:

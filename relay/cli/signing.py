@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,23 +47,32 @@ def set_policy(
     as_json: Json = False,
     config: Config = None,
 ) -> None:
-    """Show, or change, whom an owner's users may send as; what is not given stays."""
+    """Show, or change, whom an owner's users may send as; what is not given stays, but names of the other kind."""
 
     async def do() -> dict[str, Any]:
         if senders not in (None, "any", "domains", "addresses"):
             raise WrongArgument(f"--senders: {senders!r} is none of any, domains, addresses")
         async with opened(config) as door:
             await _check_owner(door, owner_id)
-            policy = (await door.directory.outfit(owner_id)).policy
+            # What is given whole needs nothing read: so what cannot be read is replaced.
+            is_whole = senders is not None and bool(allowed) and checks_from is not None
+            policy = Policy() if is_whole else (await door.directory.outfit(owner_id)).policy
             if senders is not None or allowed or checks_from is not None:
-                is_checked = policy.checks_from if checks_from is None else checks_from
-                names = tuple(filter(None, allowed)) if allowed else policy.allowed
-                await door.arranging.set_policy(owner_id, Policy(senders or policy.senders, names, is_checked))  # type: ignore[arg-type]
-                policy = (await door.directory.outfit(owner_id)).policy
+                policy = await door.arranging.set_policy(owner_id, _changed(policy, senders, allowed, checks_from))
             return policy_state(policy).model_dump()
 
     shown = run(do())
     _show(shown if as_json else {**shown, "allowed": ", ".join(shown["allowed"])}, as_json)
+
+
+def _changed(policy: Policy, senders: str | None, allowed: list[str] | None, checks_from: bool | None) -> Policy:
+    """A policy with what is given in place of what there was; the names are all addresses, or all domains."""
+    changed = replace(policy, senders=senders or policy.senders)  # type: ignore[arg-type]
+    if allowed:
+        changed = replace(changed, allowed=tuple(filter(None, allowed)))
+    elif (changed.senders == "addresses") != (policy.senders == "addresses"):
+        changed = replace(changed, allowed=())
+    return changed if checks_from is None else replace(changed, checks_from=checks_from)
 
 
 def set_signer(
@@ -84,11 +94,7 @@ def set_signer(
         key = f"generate {generate}" if key_file is None else _read(key_file)
         async with opened(config) as door:
             await _check_owner(door, owner_id)
-            await door.arranging.set_signer(owner_id, await signer_of(domain, selector, key))
-            found = (await door.directory.outfit(owner_id)).signer_for(domain)
-            if found is None:
-                raise NotDone(f"no signer for {domain!r}")
-            return signer_state(found).model_dump()
+            return signer_state(await door.arranging.set_signer(owner_id, await signer_of(domain, selector, key))).model_dump()
 
     _show(run(do()), as_json)
 

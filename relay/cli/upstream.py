@@ -26,7 +26,7 @@ from relay.cli.signing import add_commands
 from relay.mail.address import is_mailbox
 from relay.outlet import open_guard
 from relay.upstream.guard import Guard
-from relay.upstream.route import Choice
+from relay.upstream.route import MIN_RATE, Choice
 from relay.upstream.trial import try_out
 
 upstream = typer.Typer(help="Owners' upstreams: where their mail goes.", no_args_is_help=True, rich_markup_mode=None)
@@ -88,7 +88,7 @@ def set_upstream(
     priority: Annotated[int, typer.Option(help="The lowest comes first.")] = 0,
     weight: Annotated[int, typer.Option(help="Its share among those of the same priority.")] = 1,
     max_connections: Annotated[int, typer.Option(help="Sessions at a time.")] = 20,
-    max_rate: Annotated[float, typer.Option(help="Messages a second; 0: as many as there are.")] = 0.0,
+    max_rate: Annotated[float, typer.Option(help=f"Messages a second, {MIN_RATE:g} or more; 0: as many as there are.")] = 0.0,
     add: Annotated[bool, typer.Option("--add", help="Keep the smarthosts there are, and add this one.")] = False,
     json_in: Annotated[bool, typer.Option("--json-in", help='Read {"smarthosts": [...]} from standard input instead.')] = False,
     as_json: Json = False,
@@ -104,6 +104,8 @@ def set_upstream(
     async def do() -> Setting:
         if json_in == (host is not None):
             raise WrongArgument("give either --host or --json-in")
+        if not (max_rate == 0 or max_rate >= MIN_RATE):
+            raise WrongArgument(f"--max-rate: 0, or at least {MIN_RATE:g}")
         if [json_in, password_stdin, password_file is not None].count(True) > 1:
             raise WrongArgument("give the password once: by --password-stdin, --password-file or --json-in")
         if json_in:

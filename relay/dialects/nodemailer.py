@@ -20,16 +20,20 @@ Fields = Mapping[str, Any]
 
 MAX_CONNECTIONS, MAX_MESSAGES = 5, 100
 """The pool's own defaults."""
-CONNECTIONS, MESSAGES = (1, 100), (1, 10_000)
-RATES = (0.01, 10_000.0)
+CONNECTIONS, MESSAGES = (1, 1000), (1, 100_000)
+RATES = (0.01, 1_000_000.0)
 """Messages a second."""
-TIMES = (1.0, 120.0)
+TIMES = (1.0, 300.0)
 """Seconds; nodemailer counts milliseconds."""
+MAX_NAME = 253
+SERVER = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*|[0-9A-Fa-f]{0,4}(:[0-9A-Fa-f]{0,4}){2,7}(\.[0-9]{1,3}){0,3}"
+"""What a certificate can be for: a host's name, or an address without brackets."""
+NAME = r"[A-Za-z0-9_.-]{1,253}|\[[A-Za-z0-9:.]{1,64}\]"
+"""What the relay can call itself in EHLO."""
 
 _WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
-_SERVER = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*|[0-9A-Fa-f:.]{2,45}", re.ASCII)
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}|\[[A-Za-z0-9:.]{1,64}\]", re.ASCII)
-_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----\n?", re.DOTALL)
+_SERVER, _NAME = re.compile(SERVER, re.ASCII), re.compile(NAME, re.ASCII)
+_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*-----END [A-Z ]*PRIVATE KEY-----(?:\r?\n)?")
 _NO_MARK = re.compile(r"[^a-z0-9.-]")
 
 _TLS, _STARTTLS, _LATER = (465, True), (587, False), (2525, False)
@@ -77,10 +81,10 @@ def read_options(options: object) -> Target:
     tls = _object(given, "tls")
     username, password = _login(_object(given, "auth"))
     host = _text(given, "host") or "localhost"
-    if len(host) > 255 or not host.isprintable() or " " in host:
+    if len(host) > MAX_NAME or not host.isprintable() or " " in host:
         raise Unusable("options.host is no host name")
     server_name = _text(tls, "servername", "tls.")
-    if server_name and not _SERVER.fullmatch(server_name):
+    if server_name and (len(server_name) > MAX_NAME or not _SERVER.fullmatch(server_name)):
         raise Unusable("options.tls.servername is no host name")
     name = _text(given, "name")
     if name and not _NAME.fullmatch(name):
@@ -132,6 +136,8 @@ def _read_url(url: object) -> dict[str, Any]:
         found["auth"] = {"user": unquote(user), "pass": unquote(password or "")}
     for key, value in asked:
         place = found.setdefault("tls", {}) if key.startswith("tls.") else found
+        if not isinstance(place, dict):
+            raise Unusable("options.url has tls for an option: write tls.name=value for each option of TLS")
         place.setdefault(key.removeprefix("tls."), {"true": True, "false": False}.get(value, value))
     return found
 
@@ -189,17 +195,27 @@ def _pem(tls: Fields, key: str) -> str:
     parts: list[Any] = value if isinstance(value, list) else [value] if is_given(value) else []
     if not all(isinstance(part, str) and "-----BEGIN " in part and part.isascii() for part in parts):
         raise Unusable(f"options.tls.{key} is no PEM text", "ETLS")
-    return "".join(part if part.endswith("\n") else part + "\n" for part in parts)
+    return "".join(map(end_line, parts))
+
+
+def end_line(part: str) -> str:
+    """PEM text that ends with its line, so that another may follow."""
+    return part + "\n" if part and not part.endswith("\n") else part
+
+
+def split_identity(pem: str) -> tuple[str, str]:
+    """The certificates, and the key, of a PEM text that has both in whatever order."""
+    return end_line(_KEY.sub("", pem)), end_line("".join(_KEY.findall(pem)))
 
 
 def _rate(given: Fields) -> float:
     limit = _number(given, "rateLimit", 0.0, (0.0, 1e9))
     delta = _number(given, "rateDelta", 1000.0, (1.0, 1e9))
-    return _within(limit * 1000.0 / delta, RATES) if limit else 0.0
+    return _within(limit / (delta / 1000.0), RATES) if limit else 0.0
 
 
 def _seconds(given: Fields, key: str) -> float:
-    return _within(_number(given, key, 15_000.0, (0.0, 1e12)) / 1000.0, TIMES)
+    return _within(round(_number(given, key, 15_000.0, (0.0, 1e12))) / 1000.0, TIMES)
 
 
 # -- values as JavaScript has them -------------------------------------------------------------------------------------------
@@ -294,6 +310,5 @@ def _write_tls(target: Target) -> dict[str, Any]:
     if target.ca:
         tls["ca"] = target.ca
     if target.identity:
-        tls["cert"] = _KEY.sub("", target.identity)
-        tls["key"] = "".join(_KEY.findall(target.identity))
+        tls["cert"], tls["key"] = split_identity(target.identity)
     return tls

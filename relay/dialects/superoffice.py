@@ -148,17 +148,17 @@ def _read_form(text: str) -> Fields:
 def _read_xml(body: bytes, charset: str) -> Fields:
     """The children of the root by their local names. A document type is refused, and with it every entity that could be defined."""
     reader = expat.ParserCreate(charset or None, namespace_separator=" ")
-    fields: dict[str, str] = {}
+    fields: dict[str, list[str]] = {}
     path: list[str] = []
 
     def start(name: str, _: dict[str, str]) -> None:
         path.append(name.rpartition(" ")[2])
         if len(path) == 2:
-            fields[path[1]] = ""
+            fields[path[1]] = []
 
     def text(data: str) -> None:
         if len(path) == 2:
-            fields[path[1]] += data
+            fields[path[1]].append(data)
 
     def refuse(*_: object) -> NoReturn:
         raise Malformed("The request body has a document type, which is not accepted.")
@@ -171,7 +171,7 @@ def _read_xml(body: bytes, charset: str) -> Fields:
         reader.Parse(body, True)
     except (expat.ExpatError, ValueError, LookupError):
         raise Malformed("The request body is not valid XML.") from None
-    return {key: value.strip() for key, value in fields.items()}
+    return {key: "".join(parts).strip() for key, parts in fields.items()}
 
 
 def _read_text(value: object, key: str) -> str:

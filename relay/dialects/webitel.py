@@ -11,6 +11,7 @@ what is too large for one is null. Pure: no I/O; who may do what is left to the 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from email.utils import parseaddr
 from typing import Any, NoReturn
@@ -20,6 +21,8 @@ from relay.dialects.nodemailer import Unusable, is_given, read_options, write_op
 from relay.mail.address import is_mailbox
 from relay.upstream.route import Choice
 
+MAX_SENDER = 1000
+"""Characters of a `from`; what is longer is no address."""
 MAX_DEPTH = 100
 """How deep a document may be nested: as deep as the engine's own database takes them."""
 BAD_PARAMETERS = "Bad parameters."
@@ -58,7 +61,7 @@ def read_body(content_type: str, encoding: str, body: bytes) -> Fields:
         text = body.decode(charset).removeprefix("\ufeff").strip(" \t\r\n")
         if text and text[0] not in "{[":
             raise Fault(400, "Unexpected token in JSON at position 0")
-        found = json.loads(text or "{}", parse_float=_read_number, parse_constant=_refuse_constant)
+        found = json.loads(text or "{}", parse_float=_read_number, parse_int=_read_whole, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise Fault(400, f"Unexpected token in JSON at position {error.pos}") from None
     except (ValueError, RecursionError):
@@ -125,9 +128,17 @@ def sender_of(document: Fields, domain: str) -> str:
     auth = options.get("auth") if isinstance(options, dict) else None
     login = auth.get("user") if isinstance(auth, dict) else None
     for text in (document.get("from"), login):
-        if isinstance(text, str) and is_mailbox(mailbox := parseaddr(text)[1], is_utf8=True):
+        if isinstance(text, str) and is_mailbox(mailbox := _address_in(text), is_utf8=True):
             return mailbox
     return f"postmaster@{fold(domain)}"
+
+
+def _address_in(text: str) -> str:
+    """The address in a text, which may stand behind a name; "" where none can be read."""
+    try:
+        return parseaddr(text)[1] if len(text) <= MAX_SENDER else ""
+    except (RecursionError, IndexError):  # it goes into comments and routes by calling itself
+        return ""
 
 
 def recipient_of(configured: str) -> str:
@@ -157,6 +168,13 @@ def _read_number(text: str) -> float | int | None:
     if value in (float("inf"), float("-inf")):
         return None
     return int(value) if value.is_integer() and abs(value) < 1e21 else value
+
+
+def _read_whole(text: str) -> int | None:
+    # What is far too long is not made a number at all: Python would refuse to.
+    if len(text) < 309:
+        return int(text)
+    return int(text) if len(text) <= 310 and math.isfinite(float(text)) else None
 
 
 def _refuse_constant(name: str) -> NoReturn:

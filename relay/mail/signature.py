@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from relay.mail.field import Field, body_start, header_of, read_fields
+from relay.mail.field import Field, body_start, header_end, header_of, read_fields
 
 PrivateKey = RSAPrivateKey | Ed25519PrivateKey
 
@@ -33,6 +33,12 @@ SIGNED = (
     b"list-unsubscribe-post", b"list-post", b"list-owner", b"list-archive",
 )  # fmt: skip
 """The fields that are signed as often as they stand there (RFC 6376 section 5.4.1): what readers and their programs go by."""
+MAX_SECTION = 65_536
+"""Octets of a header section that is signed."""
+MAX_FIELDS = 1000
+"""Fields of a header section that is signed."""
+MAX_NAMES = 200
+"""Names that `h=` lists: the signature must not be what makes a header section too long."""
 STRIDE = 65_536
 """Octets of a body that are canonicalised in one go."""
 WIDTH = 72
@@ -43,6 +49,10 @@ _WHITE = re.compile(rb"[ \t]+")
 
 class Unsignable(Exception):
     """There is no signature to be had with this key or under this name."""
+
+
+class TooLarge(Exception):
+    """The header section has more than is signed."""
 
 
 @lru_cache(1024)
@@ -64,12 +74,12 @@ def sign(prefix: bytes, wire: bytes, domain: str, selector: str, key: PrivateKey
     """The DKIM-Signature field of a message, with its CRLF, to stand before `prefix`; `at` in seconds of Unix time.
 
     `prefix` has whole fields, and behind them an empty line if the wire form begins with the body. Raises Unsignable for names that
-    cannot stand in the DNS, and for a key that does not sign.
+    cannot stand in the DNS, and for a key that does not sign; TooLarge, before the body is looked at, for a header section above a bound.
     """
     if not (_NAME.fullmatch(domain) and _NAME.fullmatch(selector)):
         raise Unsignable("a domain or selector that cannot stand in the DNS")
     is_headless = prefix.endswith(b"\r\n\r\n")
-    names, chosen = _choose(read_fields(prefix if is_headless else prefix + header_of(wire)))
+    names, chosen = _choose(read_fields(prefix) + ([] if is_headless else _fields_of(wire)))
     kind = "rsa" if isinstance(key, RSAPrivateKey) else "ed25519"
     body = base64.b64encode(hash_body(wire, 0 if is_headless else body_start(wire))).decode("ascii")
     value = (
@@ -89,12 +99,29 @@ def sign(prefix: bytes, wire: bytes, domain: str, selector: str, key: PrivateKey
 
 def _choose(fields: Sequence[Field]) -> tuple[list[str], bytes]:
     """The names that `h=` lists, and the fields in that order as they are signed: of one name the lowest first (section 5.4.2)."""
+    by_name: dict[bytes, list[bytes]] = {name: [] for name in SIGNED}
+    for field in fields:
+        if field.name in by_name:
+            by_name[field.name].append(field.value)
     names, chosen = [], []
-    for name in SIGNED:
-        values = [field.value for field in fields if field.name == name]
+    for name, values in by_name.items():
         names += [name.decode("ascii")] * (len(values) + (name == b"from"))
         chosen += [b"%b:%b\r\n" % (name, _relax(value)) for value in reversed(values)]
+    if len(names) > MAX_NAMES:
+        raise TooLarge
     return names, b"".join(chosen)
+
+
+def is_too_long(wire: bytes) -> bool:
+    """Whether the header section at the front of a message in wire form has more octets than are signed."""
+    return header_end(wire, MAX_SECTION + 2) < 0 and len(wire) > MAX_SECTION
+
+
+def _fields_of(wire: bytes) -> list[Field]:
+    """All fields of the message's own header section."""
+    if is_too_long(wire) or len(fields := read_fields(header_of(wire), MAX_FIELDS + 1)) > MAX_FIELDS:
+        raise TooLarge
+    return fields
 
 
 def _relax(value: bytes) -> bytes:

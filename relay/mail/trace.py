@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from relay.mail.field import header_end
 
-_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
+_FIELD = re.compile(rb"\.?+[!-9;-~]++[ \t]*+:")
+"""How a field begins in wire form; the dot before a line is no part of it (RFC 5321 section 4.5.2)."""
 _SEEN = re.compile(rb"\n(received|date|message-id)[ \t]*:")
 """In a header section in small letters, with a line end before it; a name may be apart from its colon (RFC 5322 section 4.5)."""
 

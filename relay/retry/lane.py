@@ -1,9 +1,13 @@
-"""Lanes: what goes by one route, and how the sessions there are shared out among all of them.
+"""Lanes: what goes by one route, and how the sessions there are shared out, first among the owners, then among the routes of each.
 
 Promises:
 - A lane whose smarthosts are away, or that has none, takes no session and no place from the others; nothing lies claimed in it.
-- A lane uses no more sessions than its ramp and its smarthosts' caps allow, and none takes all: there is one for a lane that has none.
+- A lane uses no more sessions than its ramp and its smarthosts' caps allow.
+- No owner takes all, by however many routes: the last that is free is for an owner who has none; who has fewest comes first. The relay's
+  own route, which is everybody's, counts as one more owner.
+- An owner's lane takes not all of the owner's: the last is for another of the owner's that has none.
 - One is the relay's own route's, however many owners name smarthosts that never answer.
+- Where there are more owners than sessions, they take turns.
 - Within a lane the piles of all owners get the same.
 
 Looks at no clock but the dispatch's. Claiming, and what an attempt does, are the runner's.
@@ -14,7 +18,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -25,8 +29,8 @@ from relay.upstream.dispatch import Dispatch
 from relay.upstream.route import Route
 
 GREED = 4
-"""A lane that has sessions may take another while it has fewer than so many for each that would still be free: of ten, one lane alone
-takes eight; and who comes then finds one, even if no message of theirs ever ends."""
+"""An owner who has sessions may take another while they are fewer than so many for each that would still be free: of ten, the relay's own
+route alone takes eight; and who comes then finds one, even if no message of theirs ever ends."""
 
 
 @dataclass(slots=True)
@@ -36,6 +40,8 @@ class Lane:
     route: Route
     """As it was last heard of."""
     ramp: Ramp
+    owner: str = ""
+    """Whose it is; "" for the relay's own, which all share."""
     ready: deque[Entry] = field(default_factory=deque)
     """Claimed, and not begun."""
     busy: int = 0
@@ -52,20 +58,25 @@ class Lanes:
         self._lanes = {own.id: Lane(own, Ramp(_most(own, sessions)))}
         self._own = own.id
         self._waiting: dict[str, Lane] = {}
-        """Those that have something ready."""
+        """Those that have something ready; first who has waited longest since it began something."""
         self._busy = 0
+        self._busy_of = Counter[str]()
+        """Sessions of each owner."""
+        self._idle_of = Counter[str]()
+        """Lanes of each owner that have no session."""
 
     def of(self, id: str) -> Lane | None:
         """A route's lane, if it was heard of."""
         return self._lanes.get(id)
 
-    def learn(self, route: Route) -> None:
-        """Hear how a route is now; one that was changed is met anew by one session."""
+    def learn(self, route: Route, owner: str) -> None:
+        """Hear how an owner's route is now; one that was changed is met anew by one session."""
         lane = self._lanes.get(route.id)
         if lane is None or lane.route != route:
             ramp = Ramp(_most(route, self._sessions))
             if lane is None:
-                self._lanes[route.id] = Lane(route, ramp)
+                self._lanes[route.id] = Lane(route, ramp, owner)
+                self._idle_of[owner] += 1
             else:
                 lane.route, lane.ramp = route, ramp
 
@@ -80,6 +91,7 @@ class Lanes:
         """Forget the lanes that nothing is on its way in, but for these."""
         used = {self._own, *used}
         self._lanes = {id: lane for id, lane in self._lanes.items() if id in used or lane.busy or lane.ready}
+        self._idle_of = Counter(lane.owner for lane in self._lanes.values() if not lane.busy)
 
     # -- claiming ------------------------------------------------------------------------------------------------------------
 
@@ -88,66 +100,105 @@ class Lanes:
         by_lane = defaultdict[str, list[Pile]](list)
         for pile in piles:
             by_lane[pile.route].append(pile)
-        rooms = self._rooms([id for id in by_lane if not self.is_blocked(id)])
+        rooms = self._rooms({id: some[0].owner for id, some in by_lane.items() if not self.is_blocked(id)})
         return {pile: count for id, room in rooms.items() for pile, count in _shares(by_lane[id], room).items()}
 
-    def _rooms(self, ids: list[str]) -> dict[str, int]:
+    def _rooms(self, owners: dict[str, str]) -> dict[str, int]:
         """How many entries each of these lanes may claim: those under way as many as will soon be begun, the others what is free."""
-        rooms = {}
-        at_rest = [id for id in ids if (lane := self._lanes.get(id)) is None or not (lane.busy or lane.ready)]
-        free = self._free() - sum(len(lane.ready) for lane in self._waiting.values() if not lane.busy)
-        share = max(1, free // max(1, len(at_rest)))
-        random.shuffle(at_rest)
-        if self._own in at_rest:
-            at_rest.remove(self._own)
-            rooms[self._own] = min(share + 1, self._lanes[self._own].ramp.width)  # the one that is kept for it, too
-            free -= rooms[self._own] - 1
-        for id in at_rest:
-            lane = self._lanes.get(id)
-            rooms[id] = max(0, min(share, free, lane.ramp.width if lane is not None else 1))
-            free -= rooms[id]
-        for id in set(ids) - rooms.keys():
-            lane = self._lanes[id]
+        at_rest = defaultdict[str, list[str]](list)
+        under_way = []
+        for id, owner in owners.items():
+            if (lane := self._lanes.get(id)) is None or not (lane.busy or lane.ready):
+                at_rest["" if id == self._own else owner].append(id)
+            else:
+                under_way.append(lane)
+        rooms = self._rooms_at_rest(at_rest)
+        if any(not self._busy_of[owner] and not any(rooms[id] for id in ids) for owner, ids in at_rest.items()):
+            return rooms  # what ends now makes room for an owner who has none
+        for lane in under_way:
             ahead = min(lane.ramp.width, lane.busy + 1)
             # Some at a time: each claim is a commit.
-            rooms[id] = ahead - len(lane.ready) if 2 * len(lane.ready) <= ahead else 0
+            rooms[lane.route.id] = ahead - len(lane.ready) if 2 * len(lane.ready) <= ahead else 0
         return rooms
 
-    def add(self, entry: Entry) -> None:
-        """Have a claimed entry ready."""
-        lane = self._lanes[entry.route]
+    def _rooms_at_rest(self, at_rest: dict[str, list[str]]) -> dict[str, int]:
+        """The same for lanes in which there is nothing yet, by owner; those who have fewest sessions come first."""
+        rooms = {}
+        free, ready = self._free(), Counter[str]()
+        for lane in self._waiting.values():
+            if not lane.busy:
+                ready[lane.owner] += len(lane.ready)
+        owners = sorted(random.sample(list(at_rest), len(at_rest)), key=lambda owner: (owner != "", self._busy_of[owner]))
+        for number, owner in enumerate(owners):
+            # What is ready of those who have more is begun later.
+            left = free - sum(count for one, count in ready.items() if self._busy_of[one] <= self._busy_of[owner])
+            share = max(1, left // (len(owners) - number))
+            if owner == "":
+                rooms[self._own] = min(share + 1, self._lanes[self._own].ramp.width)  # the one that is kept for it, too
+                free -= rooms[self._own] - 1
+                continue
+            mine = min(share, self._room(owner, left))
+            each = max(1, mine // len(at_rest[owner]))
+            for id in random.sample(at_rest[owner], len(at_rest[owner])):
+                rooms[id] = max(0, min(each, mine, known.ramp.width if (known := self._lanes.get(id)) is not None else 1))
+                mine -= rooms[id]
+                free -= rooms[id]
+        return rooms
+
+    def add(self, entry: Entry) -> bool:
+        """Have a claimed entry ready; False: its lane is not known."""
+        lane = self._lanes.get(entry.route)
+        if lane is None:
+            return False
         lane.ready.append(entry)
         self._waiting[entry.route] = lane
+        return True
 
     # -- attempts ------------------------------------------------------------------------------------------------------------
 
     def begin(self) -> Iterator[tuple[Lane, Entry]]:
-        """Yield what is to be begun now, the lanes with the fewest sessions first; each counts until `end`."""
+        """Yield what is to be begun now, the owners with the fewest sessions first, then the lanes; each counts until `end`."""
         while True:
             able = [lane for lane in self._waiting.values() if lane.busy < lane.ramp.width and self._may_take(lane)]
             if not able:
                 return
-            lane = min(able, key=lambda one: one.busy)
+            lane = min(able, key=lambda one: (self._busy_of[one.owner], one.busy))
             entry = lane.ready.popleft()
-            if not lane.ready:
-                del self._waiting[lane.route.id]
-            lane.busy += 1
-            self._busy += 1
+            del self._waiting[lane.route.id]
+            if lane.ready:
+                self._waiting[lane.route.id] = lane
+            self._count(lane, 1)
             yield lane, entry
 
     def _free(self) -> int:
-        """How many sessions an owner's lane may think of."""
+        """How many sessions an owner may think of."""
         is_kept = self._sessions > 1 and not self._lanes[self._own].busy
         return self._sessions - self._busy - is_kept
 
     def _may_take(self, lane: Lane) -> bool:
         free = self._sessions - self._busy if lane.route.id == self._own else self._free()
-        return free > 0 and (lane.busy == 0 or lane.busy < GREED * (free - 1))
+        is_kept = lane.busy > 0 and self._idle_of[lane.owner] > 0  # one, for another of the owner's
+        return self._room(lane.owner, free) > is_kept
+
+    def _room(self, owner: str, free: int) -> int:
+        """How many more of so many free sessions an owner may take, one after the other."""
+        if free <= 0:
+            return 0
+        busy = self._busy_of[owner]
+        return max(0 if busy else 1, math.ceil((GREED * (free - 1) - busy) / (GREED + 1)))
 
     def end(self, lane: Lane) -> None:
         """Have an attempt over."""
-        lane.busy -= 1
-        self._busy -= 1
+        self._count(lane, -1)
+
+    def _count(self, lane: Lane, change: int) -> None:
+        was_idle = not lane.busy
+        lane.busy += change
+        self._busy += change
+        self._busy_of[lane.owner] += change
+        self._idle_of[lane.owner] += (not lane.busy) - was_idle
+        if not self._busy_of[lane.owner]:
+            del self._busy_of[lane.owner]
 
     def empty(self, lane: Lane) -> list[Entry]:
         """Take out what is ready."""

@@ -33,8 +33,8 @@ PART = 250
 class Routing:
     """Knows where the spool's mail goes."""
 
-    def __init__(self, spool: Spool, directory: Directory, journal: Journal, learn: Callable[[Route], None]) -> None:
-        """`learn` hears of every route that is met."""
+    def __init__(self, spool: Spool, directory: Directory, journal: Journal, learn: Callable[[Route, str], None]) -> None:
+        """`learn` hears of every route that is met, and whose it is."""
         self._spool = spool
         self._directory = directory
         self._journal = journal
@@ -87,7 +87,7 @@ class Routing:
                 found[owner] = answer
                 self.unreadable.pop(owner, None)
                 for setting in answer.settings.values():
-                    self._learn(setting.route)
+                    self._learn(setting.route, owner)
                     if setting.choices:
                         self._useless.discard(setting.id)
         return found

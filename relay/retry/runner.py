@@ -142,12 +142,16 @@ class Runner:
         wanted = self._lanes.wanted(due)
         if not wanted:
             return False
-        claimed = await self._claim_of(wanted, now)
+        claimed, lost = await self._claim_of(wanted, now), []
         for entry in claimed:
-            self._ours[entry.id] = time.monotonic()
-            self._lanes.add(entry)
+            if self._lanes.add(entry):
+                self._ours[entry.id] = time.monotonic()
+            else:
+                lost.append(entry)
         self._begin()
-        return bool(claimed)
+        for entry in lost:  # they were put elsewhere since they were looked at: now they are looked at anew
+            await self._attempts.let_go(entry, self._spool.now())
+        return len(claimed) > len(lost)
 
     async def _look(self) -> None:
         """See which piles there are; the more there are, the less often."""

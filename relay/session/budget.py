@@ -4,6 +4,7 @@ Promises:
 - A message's octets count from their first to its reply. Once they are more than the budget, nothing more is read of any upload, unless
   all of it is held by uploads: then the oldest goes on, or none could ever end. So the budget is exceeded by one message, and by what had
   been read from the sockets already.
+- What one owner has on its way, however slow its smarthost, is at most half of it, or one message: the rest is for the others.
 - Memory always comes back: messages end, and an upload that waits too long, between its chunks too, gives its own up and is told 452.
 """
 
@@ -13,10 +14,16 @@ from typing import Protocol
 
 READ = 1 << 18
 """Octets that a socket may give at once."""
+SMALL = 4096
+"""Octets of a message that is not counted for its owner: connections bound those."""
 
 
 class Waiter(Protocol):
     """A connection whose upload may have to wait."""
+
+    @property
+    def account(self) -> str:
+        """Whose memory it is; "" for nobody's."""
 
     def starve(self) -> None:
         """Read no more of the upload."""
@@ -33,6 +40,7 @@ class Budget:
         self._uploads: dict[Waiter, None] = {}  # in the order of their beginning
         self._starved: set[Waiter] = set()
         self.used = 0
+        self._kept_by: dict[str, int] = {}
         self._kept = 0  # of those not being read: they come back by themselves, so nobody need go beyond the budget
 
     def begin(self, upload: Waiter) -> None:
@@ -48,19 +56,30 @@ class Budget:
             for upload in list(self._uploads)[0 if self._kept else 1 :]:
                 self._starve(upload)
 
-    def end(self, upload: Waiter, held: int = 0) -> None:
-        """An upload is complete, or was broken off; its octets still count."""
+    def end(self, upload: Waiter, held: int = 0) -> bool:
+        """An upload is complete, or was broken off; its octets still count. False: its owner has too many, and is to give these back."""
         del self._uploads[upload]
         self._starved.discard(upload)
         self._kept += held
+        is_fair = held <= SMALL or self._count(upload.account, held)
         if self._starved:
             self._relieve()
+        return is_fair
+
+    def _count(self, account: str, octets: int) -> bool:
+        before = self._kept_by.get(account, 0)
+        self._kept_by[account] = before + octets
+        return not before or before + octets <= self._most // 2
 
     def give_back(self, upload: Waiter, octets: int) -> None:
         """So many octets are needed no more."""
         self.used -= octets
         if upload not in self._uploads:
             self._kept -= octets
+            if octets > SMALL:
+                left = self._kept_by[upload.account] = self._kept_by[upload.account] - octets
+                if not left:
+                    del self._kept_by[upload.account]
         if self._starved:
             self._relieve()
 

@@ -69,6 +69,11 @@ class Engine(SMTP):
         self._is_read = False
         """The message that 354 asked for has come in whole."""
 
+    @property
+    def account(self) -> str:
+        """Whose memory a message of this connection takes; "" while nobody has logged in."""
+        return ""
+
     # -- the transport's side ------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -233,8 +238,10 @@ class Engine(SMTP):
 
     def leave_seat(self) -> None:
         """It is complete, or broken off."""
-        self._seated = None
-        self._budget.end(self, self._held)
+        upload, self._seated = self._seated, None
+        if not self._budget.end(self, self._held) and upload is not None:
+            upload.give_up()
+            self.release()
         if self._starving is not None:
             self.relieve()
 

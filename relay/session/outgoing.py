@@ -3,8 +3,9 @@
 Promises:
 - What is asked at DATA holds for the message: a setting that was changed before is seen, one that is changed later is not.
 - A sender is refused only by what was asked about it, never by what is remembered.
-- What cannot be read or signed is the relay's fault and temporary: nothing goes by a route that was not meant for it, nor unsigned, which
-  a domain's own policy (DMARC) would have refused elsewhere, for good.
+- A header section that would take too long to sign is refused: nobody's mail waits for it, and for its size nothing goes out unsigned.
+- What else cannot be read or signed is the relay's fault and temporary: nothing goes by a route that was not meant for it, nor unsigned,
+  which a domain's own policy (DMARC) would have refused elsewhere, for good.
 
 A signature is computed on the loop while that takes some milliseconds, and in a thread above.
 """
@@ -19,7 +20,7 @@ from relay.accounts.directory import Look, Unreadable
 from relay.accounts.setting import Outfit, Signer, fold
 from relay.accounts.user import User
 from relay.mail.reply import Reply
-from relay.mail.signature import Unsignable, read_key, sign
+from relay.mail.signature import TooLarge, Unsignable, is_too_long, read_key, sign
 from relay.mail.trace import Header
 from relay.mail.verdict import Deferred
 from relay.session.sender import NOT_ALLOWED, authors_of, judge
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 STORE_DOWN = Reply(451, "3.0", "Temporary backend failure, try again later")
 UNREADABLE = Reply(451, "3.5", "The settings of this account cannot be read, try again later")
 UNSIGNED = Reply(451, "3.5", "The message could not be signed, try again later")
+TOO_LARGE = Reply(552, "3.4", "The header section is too large to be signed, it may have 64 KB and 1000 fields, 200 of them signed")
 NOWHERE = Deferred(Reply(451, "3.5", "No usable smarthost is set"), ours=True)
 """What becomes of mail whose setting has no smarthost."""
 
@@ -66,23 +68,32 @@ def route_of(house: House, outfit: Outfit, sender: str) -> Route:
 
 def is_particular(outfit: Outfit) -> bool:
     """Whether the owner has set anything for which a message must be read."""
-    return bool(outfit.signers) or (outfit.policy.checks_from and outfit.policy.senders != "any")
+    return bool(outfit.signers) or _is_checked(outfit)
+
+
+def _is_checked(outfit: Outfit) -> bool:
+    return outfit.policy.checks_from and outfit.policy.senders != "any"
 
 
 async def finish(
     house: House, id: str, user: User, units: int, outfit: Outfit, sender: str, message: Message, header: Header
 ) -> Message | Reply:
     """The message as it goes out, signed where the owner has it so; else what the client hears, which is then on record."""
-    authors = authors_of(message.wire, has_header=header.starts_with_field)
-    if outfit.policy.checks_from and outfit.policy.senders != "any" and (problem := judge(outfit, authors)):
+    is_checked, has_header = _is_checked(outfit), header.starts_with_field
+    authors = authors_of(message.wire, has_header=has_header, is_strict=is_checked)
+    if is_checked and (problem := judge(outfit, authors)):
         house.journal.refused(id, user.name, "author", units, str(problem), None)
         return problem
     signer = _signer_for(outfit, (*(authors or ()), sender))
     if signer is None:
-        return message
+        # Where its author cannot be told for its length, neither can be told that it goes unsigned.
+        is_untold = authors is None and has_header and is_too_long(message.wire)
+        return _turn_down(house, id, user, units) if is_untold else message
     try:
         given = message.prefix, message.wire, fold(signer.domain), signer.selector, read_key(signer.key), int(time.time())
         signature = sign(*given) if len(message.wire) <= LARGE else await asyncio.to_thread(sign, *given)
+    except TooLarge:
+        return _turn_down(house, id, user, units)
     except Unsignable as error:
         house.journal.refused(id, user.name, "signature", units, str(UNSIGNED), None)
         house.journal.alarm("signature_failed", id=id, owner=user.owner_id, domain=signer.domain, error=str(error))
@@ -90,6 +101,13 @@ async def finish(
     return message._replace(prefix=signature + message.prefix)
 
 
+def _turn_down(house: House, id: str, user: User, units: int) -> Reply:
+    """What is said to a header section that is not signed for its size."""
+    house.journal.refused(id, user.name, "header", units, str(TOO_LARGE), None)
+    return TOO_LARGE
+
+
 def _signer_for(outfit: Outfit, addresses: tuple[str, ...]) -> Signer | None:
     """The signer of the first of these that there is one for: of an author, else of the envelope's sender."""
-    return next(filter(None, (outfit.signer_for(address.rpartition("@")[2]) for address in addresses)), None)
+    domains = dict.fromkeys(address.rpartition("@")[2] for address in addresses)
+    return next(filter(None, map(outfit.signer_for, domains)), None)

@@ -57,6 +57,11 @@ class Protocol(Entrance):
         self._messages = 0
         self._hop: Hop | None = None
 
+    @property
+    def account(self) -> str:
+        """Whose memory a message of this connection takes."""
+        return self._user.owner_id if self._user is not None else ""
+
     # -- the envelope --------------------------------------------------------------------------------------------------------
 
     def _reset(self) -> None:

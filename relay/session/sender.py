@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from relay.accounts.setting import Outfit
 from relay.mail.author import read_authors
-from relay.mail.field import header_end, header_of, read_fields
+from relay.mail.field import fields_named, header_end, header_of, is_all_fields
 from relay.mail.reply import Reply
 from relay.mail.trace import MAX_HEADER
 
@@ -17,16 +17,21 @@ NOT_ITS_AUTHOR = Reply(550, "7.1", "From or Sender has an address that is not al
 NO_AUTHOR = Reply(550, "7.1", "From is missing, or From or Sender is there twice or cannot be read")
 
 
-def authors_of(wire: bytes, *, has_header: bool) -> tuple[str, ...] | None:
-    """The addresses in From and Sender of a message in wire form; None where they cannot be told."""
-    end = header_end(wire) if has_header else 0
-    if not 0 <= end <= MAX_HEADER and len(wire) > MAX_HEADER:  # reading must not hold up other sessions
+def authors_of(wire: bytes, *, has_header: bool, is_strict: bool = False) -> tuple[str, ...] | None:
+    """The addresses in From and Sender of a message in wire form; None where they cannot be told.
+
+    Strictly they cannot where a line of the header section is no part of a field: what one reader passes over is From to the next.
+    """
+    if not has_header or (len(wire) > MAX_HEADER and header_end(wire, MAX_HEADER + 4) < 0):  # reading must not hold up other sessions
         return None
-    return read_authors(read_fields(header_of(wire) if has_header else b""))
+    head = header_of(wire)
+    if is_strict and not is_all_fields(head):
+        return None
+    return read_authors(fields_named(head, b"from", b"sender", at_most=3))  # of three, one is there twice
 
 
 def judge(outfit: Outfit, authors: tuple[str, ...] | None) -> Reply | None:
     """What is said against a message's authors, where the policy looks at them; None: nothing."""
     if authors is None:
         return NO_AUTHOR
-    return None if all(map(outfit.allows, authors)) else NOT_ITS_AUTHOR
+    return None if all(map(outfit.allows, dict.fromkeys(authors))) else NOT_ITS_AUTHOR

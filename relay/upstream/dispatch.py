@@ -7,7 +7,8 @@ Promises:
 - The next is asked only while nothing was said of the message, its caller was not asked and none of its content was sent: where no
   session could be had, or not within the part of the time that another can follow. So it is sent to one smarthost at most.
 - While others of a route are up, one that is down is tried by a connection of its own, and no message waits to see it come back.
-- What is equal shares its sessions. What nobody uses for a while is forgotten; what a changed setting has left behind ends what it has.
+- What is equal shares its sessions. What nobody uses for a while is forgotten, but not while a message is under way on its route; what a
+  changed setting has left behind ends what it has.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from relay.upstream.pool import Pool
 from relay.upstream.route import Choice, Route, Target
 from relay.upstream.smarthost import Message
 from relay.upstream.terms import Attempt, Terms, Window
+from relay.upstream.trust import Contexts
 
 LEAST = 1.0
 """Seconds that a smarthost is given before the next is asked, if there are so many; else half of what is left of the caller's wait."""
@@ -55,13 +57,14 @@ class _Plan:
 
     choices: tuple[Choice, ...]
     """Kept, so that nothing else can have its identity."""
-    id: str
     groups: tuple[tuple[_Way, ...], ...]
     """By priority."""
     sole: Pool | None
     """The only one."""
     is_used: bool = True
     """Since it was last looked at."""
+    under_way: int = 0
+    """Messages that are offered to its smarthosts, and may come to any of them yet."""
 
 
 class Dispatch:
@@ -79,7 +82,8 @@ class Dispatch:
         self._on_event = on_event
         self._dice = dice or Random()  # noqa: S311 - it spreads load
         self._rest = rest
-        self._plans: dict[int, _Plan] = {}
+        self._contexts = Contexts()
+        self._plans: dict[tuple[int, str], _Plan] = {}
         self._pools: dict[tuple[Target, str], Pool] = {}
         self._down: set[Pool] = set()
         self._probes: set[asyncio.Task[None]] = set()
@@ -89,8 +93,15 @@ class Dispatch:
     async def forward(self, route: Route, user: str, envelope: Envelope, message: Message, terms: Terms) -> Attempt:
         """Offer a message to the smarthosts of a route, in their order, inside the deadline."""
         plan = self._plan(route)
-        if plan.sole is not None:
-            return await plan.sole.forward(envelope, message, terms, user)
+        plan.under_way += 1
+        try:
+            if plan.sole is not None:
+                return await plan.sole.forward(envelope, message, terms, user)
+            return await self._forward(plan, user, envelope, message, terms)
+        finally:
+            plan.under_way -= 1
+
+    async def _forward(self, plan: _Plan, user: str, envelope: Envelope, message: Message, terms: Terms) -> Attempt:
         loop = asyncio.get_running_loop()
         until = loop.time() + terms.deadline
         attempt, first = None, None
@@ -157,9 +168,10 @@ class Dispatch:
 
     def _plan(self, route: Route) -> _Plan:
         """A route's plan: found by the identity of its choices, for to compare twenty fields would cost more than the choice itself."""
-        plan = self._plans.get(id(route.choices))
-        if plan is None or plan.id != route.id:
-            plan = self._plans[id(route.choices)] = self._make_plan(route)
+        key = id(route.choices), route.id
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._make_plan(route)
         plan.is_used = True
         return plan
 
@@ -170,7 +182,7 @@ class Dispatch:
         groups = tuple(map(tuple, by_priority.values()))
         if self._sweeper is None and not self._is_closed:
             self._sweeper = asyncio.get_running_loop().call_later(self._rest, self._sweep)
-        return _Plan(route.choices, route.id, groups, groups[0][0].pool if len(route.choices) == 1 else None)
+        return _Plan(route.choices, groups, groups[0][0].pool if len(route.choices) == 1 else None)
 
     def _pool(self, target: Target, id: str) -> Pool:
         # Whoever has the same password is the same customer. Owners who name the same open smarthost, or hold themselves to a rate, must
@@ -179,8 +191,7 @@ class Dispatch:
         pool = self._pools.get((target, scope))
         if pool is None:
             pace = Pace(target, self._store, scope) if target.max_rate else None
-
-            pool = Pool(self._share(target), self._hostname, self._guard, pace, self._note_change)
+            pool = Pool(self._share(target), self._hostname, self._guard, pace, self._note_change, self._contexts)
             self._pools[target, scope] = pool
         return pool
 
@@ -195,7 +206,7 @@ class Dispatch:
         """Forget the plans that nobody used since the last time, and the pools that are in no plan and at rest."""
         self._sweeper = None
         for key, plan in tuple(self._plans.items()):
-            if not plan.is_used:
+            if not (plan.is_used or plan.under_way):
                 del self._plans[key]
             plan.is_used = False
         planned = {id(way.pool) for plan in self._plans.values() for group in plan.groups for way in group}
@@ -204,6 +215,7 @@ class Dispatch:
                 pool.close()
                 self._down.discard(pool)
                 del self._pools[name]
+        self._contexts.keep_only(pool.target for pool in self._pools.values())
         if self._pools:
             self._sweeper = asyncio.get_running_loop().call_later(self._rest, self._sweep)
 

@@ -91,7 +91,7 @@ def unoffered_tls(target: Target) -> NoSession:
 
 def login_in_clear(target: Target) -> NoSession:
     """A login, and no TLS to carry it."""
-    text = "the login would travel in clear, as it offers no TLS: use TLS on port 465, or set ignoreTLS to allow it"
+    text = "the login would travel in clear, as it offers no TLS: use a port or a smarthost that offers it"
     return NoSession(_ours("7.5", "the login would travel in clear; no TLS is offered"), "login", f"{at(target)}: {text}", "EAUTH")
 
 
@@ -157,6 +157,8 @@ def _of_connection(error: BaseException, stage: Stage, target: Target) -> str:
     """What went wrong where it was neither a reply nor TLS."""
     if isinstance(error, socket.gaierror):
         missing = error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+        if missing and target.is_guarded:
+            return "there is no host of that name that the relay may connect to: check its spelling"
         return "there is no host of that name: check its spelling" if missing else "its name could not be resolved for now"
     if stage == "connect":
         return "it refuses the connection: check the port" if isinstance(error, ConnectionRefusedError) else "there is no way to it"

@@ -5,6 +5,7 @@ Promises:
 - Every address of a host must be allowed; one that is not forbids all.
 - A host is an address or a name in its one plain spelling. What a resolver might make of another (2130706433, 0x7f.1, 127.1) is not asked.
 - What is said of a host that is forbidden depends on nothing but that: not on its address, nor on whether the rule was about its spelling.
+  A name that leads inside is answered as one that does not exist.
 
 An operator's own translator to IPv4 whose prefix is an ordinary one (RFC 6052 section 2.2) cannot be told from any other network; whoever
 has one keeps it from the relay. What the relay's operator names himself is dialled unseen.
@@ -19,19 +20,23 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from weakref import WeakValueDictionary
 
 from relay.mail.address import a_label, is_mailbox
 from relay.upstream.route import Target
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
+Resolve = Callable[[str, int], list[str]]
 
 PORTS = frozenset({25, 465, 587, 2525})
 """Where smarthosts listen: SMTP, submission with TLS and without (RFC 8314), and what providers open where networks close 25. On any other
 port something else may answer, to which an owner could have the relay speak."""
 
-MAX_ADDRESSES = 8
-LOOKUPS = 32
+LOOKUPS = 64
 """Names that are looked up at a time."""
+LOOKUPS_OF_A_ZONE = 4
+"""Of them, names that end alike: who lets his zone hang holds up few."""
+MAX_ADDRESSES = 8
 """Of a host that are dialled; a smarthost has fewer, and nobody sweeps a network with the relay."""
 
 _FORBIDDEN = tuple(map(ip_network, (
@@ -70,6 +75,7 @@ class Guard:
         self._allowed = tuple(map(ip_network, allow_networks))
         self._ports = PORTS | frozenset(allow_ports)
         self._lookup = lookup or Resolver().look_up
+        self._own_lookup = lookup or Resolver().look_up  # what owners name never stands in the way of what the operator names
 
     def check(self, target: Target) -> None:
         """What can be told of a target without asking the resolver; raises Forbidden."""
@@ -87,13 +93,15 @@ class Guard:
         if _is_literal(host):
             return [host]
         try:
-            found = list(dict.fromkeys(await self._lookup(host, target.port)))
+            look_up = self._lookup if target.is_guarded else self._own_lookup
+            found = list(dict.fromkeys(await look_up(host, target.port)))
         except ValueError:  # no resolver takes it: a NUL, a label too long
             found = []
         if not found:
             raise socket.gaierror(socket.EAI_NONAME, "no such host")
         if target.is_guarded and not all(map(self._is_open, found)):
-            raise Forbidden(HOST)
+            # As where there is none: which names the operator's own resolver knows is nobody's business.
+            raise socket.gaierror(socket.EAI_NONAME, "no such host")
         return found[:MAX_ADDRESSES]
 
     def _is_open(self, text: str) -> bool:
@@ -139,15 +147,23 @@ def _reached(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     return address
 
 
+def _of_the_system(host: str, port: int) -> list[str]:
+    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    return [str(sockaddr[0]) for _, _, _, _, sockaddr in answers]
+
+
 class Resolver:
     """Looks names up in threads of its own, one for a name at a time: a zone that does not answer holds up who asks for it, hardly others.
 
-    The loop's own threads are few and do other work too.
+    The loop's own threads are few and do other work too. A thread is the resolver's until that gives up, whoever has gone meanwhile.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, resolve: Resolve = _of_the_system) -> None:
+        """`resolve` may take as long as it likes."""
+        self._resolve_now = resolve
         self._asked: dict[tuple[str, int], asyncio.Task[list[str]]] = {}
         self._places = asyncio.Semaphore(LOOKUPS)
+        self._zones: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def look_up(self, host: str, port: int) -> list[str]:
         """The addresses of a name; raises OSError."""
@@ -164,26 +180,36 @@ class Resolver:
             task.exception()  # whoever asked may be gone
 
     async def _ask(self, host: str, port: int) -> list[str]:
+        zone = ".".join(host.lower().split(".")[-2:])
+        if (places := self._zones.get(zone)) is None:
+            places = self._zones[zone] = asyncio.Semaphore(LOOKUPS_OF_A_ZONE)
+        async with places:
+            return await self._resolve(host, port)
+
+    async def _resolve(self, host: str, port: int) -> list[str]:
         async with self._places:
             loop = asyncio.get_running_loop()
             answer: asyncio.Future[list[str]] = loop.create_future()
             # A daemon: what hangs in a resolver does not keep the process from its end.
-            threading.Thread(target=_resolve, args=(loop, answer, host, port), daemon=True).start()
+            threading.Thread(target=self._tell, args=(loop, answer, host, port), daemon=True).start()
             return await answer
 
+    def _tell(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[list[str]], host: str, port: int) -> None:
+        """Resolve, in a thread, and hand the outcome to the loop."""
+        found: list[str] = []
+        fault: Exception | None = None
+        try:
+            found = self._resolve_now(host, port)
+        except (OSError, ValueError) as error:
+            fault = error
 
-def _resolve(loop: asyncio.AbstractEventLoop, answer: asyncio.Future[list[str]], host: str, port: int) -> None:
-    found: list[str] = []
-    fault: Exception | None = None
-    try:
-        answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-        found = [str(sockaddr[0]) for _, _, _, _, sockaddr in answers]
-    except (OSError, ValueError) as error:
-        fault = error
+        def tell() -> None:
+            if answer.done():
+                return
+            if fault is not None:
+                answer.set_exception(fault)
+            else:
+                answer.set_result(found)
 
-    def tell() -> None:
-        if not answer.done():
-            answer.set_exception(fault) if fault is not None else answer.set_result(found)
-
-    with suppress(RuntimeError):  # the loop is closed: nobody asks any more
-        loop.call_soon_threadsafe(tell)
+        with suppress(RuntimeError):  # the loop is closed: nobody asks any more
+            loop.call_soon_threadsafe(tell)

@@ -24,12 +24,20 @@ from relay.upstream.resumption import ResumingContext
 from relay.upstream.route import Target
 from relay.upstream.smarthost import Smarthost
 
-__all__ = ["NoSession", "Opening", "connect"]
+__all__ = ["NoSession", "Opening", "connect", "permit"]
 
 
 async def connect(target: Target, context: ssl.SSLContext | None, hostname: str, guard: Guard | None = None) -> Smarthost:
     """Open a session; raises NoSession. Without a guard, one that opens nothing."""
     return Smarthost(await Opening(target, context, hostname, guard or Guard()).open())
+
+
+def permit(target: Target, guard: Guard) -> None:
+    """See that a smarthost may be dialled at all, before anything is prepared for it; raises NoSession."""
+    try:
+        guard.check(target)
+    except Forbidden as error:
+        raise of_error(error, "guard", target) from None
 
 
 class Opening:

@@ -1,23 +1,21 @@
 """The pool of sessions with one smarthost, and the one attempt to forward a message over it.
 
 Promises:
-- At most `max_connections` messages are offered at a time, and as many sessions idle or in use. One whose answer is late is beside
-  these: it holds nobody up, and counts again only when it is kept.
+- At most `max_connections` messages are offered at a time, and as many sessions idle or in use. Those whose answer is late are beside
+  these: they hold nobody up, and count again only when they are kept. There are five times as many of them at most.
 - Those who wait for one are served user by user in turn. Where the smarthost takes so many messages a second, each waits for its
   instant as well.
 - A session that is idle too long, too old, used too often or not clean is not used again.
 - A message that met a dead session before the smarthost could have seen any of its content, and before its caller was asked, is
   offered once more on a fresh one.
 - The caller waits until the deadline at most and has a verdict for every recipient, and hears whether another smarthost may still have
-  the message. What was cut short is aborted, never returned;
-  only an answer to the final dot may still be listened for.
+  the message. What was cut short is aborted, never returned; only an answer to the final dot may still be listened for.
 - A smarthost that gave no session is left alone for a while; whoever would need a new one hears so at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable
@@ -28,16 +26,20 @@ from relay.mail.verdict import Deferred, Verdicts
 from relay.upstream.breaker import Breaker
 from relay.upstream.conversation import Broken, Overdue
 from relay.upstream.guard import Guard
-from relay.upstream.opening import NoSession, connect
+from relay.upstream.opening import NoSession, connect, permit
 from relay.upstream.pace import OverRate, Pace
 from relay.upstream.progress import LATE, Progress, Stage
-from relay.upstream.route import Target, tls_context
+from relay.upstream.route import Target
 from relay.upstream.slots import Slots
 from relay.upstream.smarthost import Message, Smarthost
 from relay.upstream.terms import Attempt, Terms, Window
+from relay.upstream.trust import Contexts
 
 PROBE = 30.0
 """Seconds that a probe may take, whatever each of its steps may."""
+
+LATE_SESSIONS = 5
+"""Times `max_connections`: sessions that may be waiting for a late answer, for the smarthost has to bear them too."""
 
 TOO_FAST = Deferred(Reply(451, "4.5", "The sending rate of the smarthost is reached"), unreached=True)
 _UNUSABLE = Deferred(Reply(451, "7.5", "Relay misconfigured: TLS settings of the smarthost cannot be used"), ours=True)
@@ -48,16 +50,16 @@ class Pool:
 
     def __init__(
         self, target: Target, hostname: str, guard: Guard | None = None, pace: Pace | None = None,
-        on_change: Callable[[Pool, bool, str], None] = lambda pool, is_down, text: None,
+        on_change: Callable[[Pool, bool, str], None] = lambda pool, is_down, text: None, contexts: Contexts | None = None,
     ) -> None:  # fmt: skip
-        """`on_change(self, is_down, text)` is called when the smarthost gives no session any more, and when it does again."""
+        """`on_change(self, is_down, text)` is called when the smarthost gives no session any more, and when it does again; not once it is
+        closed. `contexts` are those of all pools."""
         self.target = target
         self._hostname = hostname
-        self._guard = guard
+        self._guard = guard or Guard()
         self._pace = pace
         self._on_change = on_change
-        self._context: ssl.SSLContext | None = None
-        self._preparing = asyncio.Lock()
+        self._contexts = Contexts() if contexts is None else contexts
         self._slots = Slots(target.max_connections)
         self._breaker = Breaker(target.down_seconds)
         self._idle: deque[Smarthost] = deque()
@@ -114,7 +116,8 @@ class Pool:
                 raise
             if self._pace is not None and progress.stage is Stage.SLOT:
                 return self._cut_short(progress, progress.verdicts_with(envelope, TOO_FAST))
-            if window is not None and window.rest and progress.stage in (Stage.ENVELOPE, Stage.DATA):
+            # Once anything was heard on it, it is this message that takes long: one recipient who is looked up elsewhere, say.
+            if window is not None and window.rest and progress.stage is Stage.MAIL:
                 self._distrust(progress)
             return self._cut_short(progress, progress.verdicts(envelope, LATE))
         finally:
@@ -180,19 +183,17 @@ class Pool:
         return session
 
     async def _open(self) -> Smarthost:
-        if self._context is None and self.target.security != "none":
-            async with self._preparing:  # one for all sessions, that they may resume each other's
-                if self._context is None:
-                    try:
-                        self._context = await asyncio.to_thread(tls_context, self.target)  # it reads all of the system's authorities
-                    except (OSError, ValueError):
-                        raise NoSession(_UNUSABLE) from None
-        return await connect(self.target, self._context, self._hostname, self._guard)
+        permit(self.target, self._guard)
+        try:
+            context = await self._contexts.of(self.target)
+        except (OSError, ValueError):
+            raise NoSession(_UNUSABLE) from None
+        return await connect(self.target, context, self._hostname, self._guard)
 
     async def probe(self) -> None:
         """Find out whether a smarthost that is down gives sessions again, if its time is up and nobody else does; costs no message."""
         who = object()
-        if not (self._breaker.is_down and self._slots.free and self._breaker.admits(who, time.monotonic())):
+        if self._is_closed or not (self._breaker.is_down and self._slots.free and self._breaker.admits(who, time.monotonic())):
             return
         self._slots.take_now()
         try:
@@ -220,7 +221,7 @@ class Pool:
             self._slots.send_away()
             if self._pace is not None:
                 self._pace.send_away()
-            if not was_down:
+            if not (was_down or self._is_closed):
                 self._on_change(self, True, cause.reply.text)
 
     def _distrust(self, progress: Progress) -> None:
@@ -232,7 +233,7 @@ class Pool:
     def _note_success(self) -> None:
         was_down = self._breaker.is_down
         self._breaker.succeed()
-        if was_down:
+        if was_down and not self._is_closed:
             self._on_change(self, False, "")
 
     # -- answers that come late ----------------------------------------------------------------------------------------------
@@ -245,14 +246,17 @@ class Pool:
         if self._is_closed or until <= loop.time():
             session.abort()
             return Attempt(doubt, host=self.target.host)
+        if len(self._late) >= LATE_SESSIONS * self.target.max_connections:
+            # The one that was waited for longest is the least likely to be answered; it stays in doubt, and its task ends with that.
+            self._late.pop(next(iter(self._late))).abort()
         task = loop.create_task(self._listen(session, envelope, progress, until))
         self._late[task] = session
         task.add_done_callback(self._forget)
         return Attempt(doubt, task, host=self.target.host)
 
     def _forget(self, task: asyncio.Task[Verdicts]) -> None:
-        session = self._late.pop(task)
-        if task.cancelled():  # perhaps before it ran at all
+        session = self._late.pop(task, None)
+        if session is not None and task.cancelled():  # perhaps before it ran at all
             session.abort()
 
     async def _listen(self, session: Smarthost, envelope: Envelope, progress: Progress, until: float) -> Verdicts:

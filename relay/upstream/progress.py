@@ -19,6 +19,8 @@ class Stage(Enum):
     SLOT = auto()
     """All sessions are busy."""
     CONNECT = auto()
+    MAIL = auto()
+    """Nothing was heard yet on this session."""
     ENVELOPE = auto()
     DATA = auto()
     BEFORE_DOT = auto()

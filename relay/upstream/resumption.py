@@ -18,8 +18,20 @@ LONGEST = 3600.0
 class ResumingContext(ssl.SSLContext):
     """A context of sessions with one smarthost."""
 
+    _trust: ssl.SSLContext | None = None
+    """The context that secures them, where it is not this one."""
     _kept: tuple[str | None, ssl.SSLSession, float] | None = None
     """Of whom, which, and until when, time.monotonic()."""
+
+    @classmethod
+    def within(cls, trust: ssl.SSLContext) -> ResumingContext:
+        """One smarthost's part of a context that it shares with others: the sessions are its own, all else is the other's.
+
+        By itself it trusts nobody.
+        """
+        context = cls(ssl.PROTOCOL_TLS_CLIENT)
+        context._trust = trust
+        return context
 
     def wrap_bio(
         self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_side: bool = False,
@@ -28,7 +40,8 @@ class ResumingContext(ssl.SSLContext):
         """The TLS object of a connection, which offers the session that was kept."""
         if session is None and self._kept is not None and self._kept[0] == server_hostname and time.monotonic() < self._kept[2]:
             session = self._kept[1]
-        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        wrap = super().wrap_bio if self._trust is None else self._trust.wrap_bio
+        return wrap(incoming, outgoing, server_side, server_hostname, session)
 
     def keep(self, connection: ssl.SSLObject) -> None:
         """Offer this connection's session from now on. With TLS 1.3 it is there once something was read (RFC 8446 section 4.6.1)."""

@@ -6,15 +6,21 @@ Promises: pure values; what is equal is one and the same smarthost, and shares i
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from relay.mail.key import load_key
 from relay.upstream.resumption import ResumingContext
+
+_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 
 Security = Literal["none", "opportunistic", "starttls", "tls"]
 """TLS: never; by STARTTLS where it is offered; by STARTTLS or not at all; from the first octet."""
+MIN_RATE = 0.01
+"""Messages a second; the waits of less would have no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,8 @@ def tls_context(target: Target) -> ssl.SSLContext | None:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if target.identity:
+        if target.is_guarded:
+            _check_keys(target.identity)
         _load_identity(context, target.identity)
     return context
 
@@ -121,6 +129,12 @@ def _load_authorities(context: ssl.SSLContext, pem: str) -> None:
         context.load_verify_locations(cadata=pem)
     except (TypeError, ValueError):  # not ASCII
         raise ssl.SSLError(1, "not PEM") from None
+
+
+def _check_keys(pem: str) -> None:
+    """See that a handshake with an owner's key takes no longer than with anybody's: it would hold up all sessions of this process."""
+    if not all(load_key(found[0]) for found in _KEY.finditer(pem)):
+        raise ssl.SSLError(1, "not a key of 4096 bits at most")
 
 
 def _load_identity(context: ssl.SSLContext, pem: str) -> None:

@@ -116,7 +116,7 @@ class Smarthost:
         but always behind the recipients' replies: some servers take a chunk whose recipients they refused for commands.
         """
         self.messages += 1
-        progress.stage = Stage.ENVELOPE
+        progress.stage = Stage.MAIL
         is_8bit = self._has_8bitmime and (envelope.body == "8BITMIME" or not message.wire.isascii())
         suited: Sequence[Recipient] = envelope.recipients
         if unsuited := self._unsuited(envelope, message):
@@ -192,6 +192,7 @@ class Smarthost:
         else:
             talk.send(mail)
         code, text = talk.heard() or await talk.reply()
+        progress.stage = Stage.ENVELOPE
         if code == 421 and self.messages > 1:  # it had enough of this session, not of the message
             raise Broken(f"closed by the smarthost: {text}")
         if code >= 300:

@@ -265,19 +265,36 @@ async def test_what_is_damaged_or_under_another_key_is_unreadable_until_it_is_re
     await arranging.set_signer(owner_id, signer)
     elsewhere = Directory(store, Key(bytes(32)))
     for _ in range(2):
-        with pytest.raises(Unreadable, match="cannot be read"):
+        with pytest.raises(Unreadable, match=r"the setting of 'a\.example' cannot be read: a record was sealed under another key"):
             await elsewhere.outfit(owner_id)
     assert elsewhere.known(owner_id) is None
     place, field = f"{{o:{owner_id}}}:{part}", "" if part == "policy" else "a.example"
     sealed = await store.command("HGET", place, field)
     for bad in (sealed[:-1] + bytes([sealed[-1] ^ 1]), b"", b"x", sealed[:20], b"\xff" * 60):
         await store.command("HSET", place, field, bad)
-        with pytest.raises(Unreadable):
-            await Directory(store, key).outfit(owner_id)
+        named = {"settings": r"the setting of 'a\.example'", "signers": r"the signer of 'a\.example'", "policy": "the policy"}[part]
+        again = Directory(store, key)
+        for _ in range(2):
+            with pytest.raises(Unreadable, match=rf"^{named} cannot be read: .+"):
+                await again.outfit(owner_id)
     await arranging.put_setting(owner_id, "a.example", A)
     await arranging.set_policy(owner_id, Policy())
     await arranging.set_signer(owner_id, signer)
     assert (await Directory(store, key).outfit(owner_id)).settings.keys() == {"a.example"}
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "named"),
+    [("settings", b"", "the default setting"), ("signers", b"\xff\n", r"the signer of '\\xff\n'"), ("", b"out", "the version")],
+)
+async def test_whatever_is_unreadable_is_named_in_one_line(
+    arranging: Arranging, owner_id: str, store: Store, key: Key, part: str, field: bytes, named: str
+) -> None:
+    await arranging.set_policy(owner_id, Policy())
+    await store.command("HSET", f"{{o:{owner_id}}}{part and ':'}{part}", field, b"x")
+    with pytest.raises(Unreadable) as caught:
+        await Directory(store, key).outfit(owner_id)
+    assert str(caught.value).startswith(f"{named} cannot be read: ") and "\n" not in str(caught.value)
 
 
 async def test_a_record_that_was_moved_to_another_owner_domain_or_id_does_not_open(

@@ -237,6 +237,24 @@ async def test_what_cannot_be_issued_is_refused(tokens: Tokens, owner: Owner, do
     assert await tokens.tokens(owner.owner_id) == []
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"", b"0", b"0 ", b"0 {", b"0 5", b"0 []", b"0 {}", b"x {}", b"\xff \xff", b'0 {"domain": ""}', b'0 {"domain": 5, "created": 1}',
+        b'0 {"domain": "", "created": "1"}', b'0 {"domain": "", "created": 1e999}', b'x {"domain": "", "created": 1}',
+        b'1%s {"domain": "", "created": 1}' % (b"0" * 30), b"0 " + b"[" * 100_000,
+    ],
+    ids=lambda record: record[:30],
+)  # fmt: skip
+async def test_a_damaged_record_of_a_token_is_none(tokens: Tokens, owner: Owner, store: Store, record: bytes) -> None:
+    (id, token), (other, _) = await tokens.issue(owner.owner_id, ""), await tokens.issue(owner.owner_id, "")
+    await store.command("HSET", f"{{o:{owner.owner_id}}}:tokens", id, record)
+    await store.command("HSET", f"{{o:{owner.owner_id}}}:tokens", b"\xff", record)
+    assert await denied(tokens, token) == "Not found token"
+    assert [issued.id for issued in await tokens.tokens(owner.owner_id)] == [other]
+    assert await tokens.revoke(owner.owner_id, id)
+
+
 async def test_a_store_that_came_back_empty_never_says_whose_token_it_is_not(tokens: Tokens, owner: Owner, store: Store) -> None:
     session = await tokens.open_session(owner)
     id, token = await tokens.issue(owner.owner_id, "")

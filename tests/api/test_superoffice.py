@@ -92,6 +92,7 @@ async def test_only_post_runs_it(house: House, http: httpx.AsyncClient, tenant: 
     for method in ("PUT", "DELETE", "PATCH"):
         refused = await http.request(method, PATH, auth=tenant.auth)
         assert (refused.status_code, list(refused.json())) == (405, ["Message"])
+        assert refused.headers["allow"] == "GET, POST"
     assert sink.messages == [] and sink.intake.connections == 0
 
 

@@ -127,5 +127,21 @@ async def test_a_login_travels_in_clear_only_where_that_was_asked_for(page: http
         answer = await page.post(f"{SETTINGS}/test", params=HERE)
         assert (answer.status_code == 200) is is_sent, answer.text
         if not more:
-            assert "ignoreTLS" in answer.json()["info"]
+            assert "the login would travel in clear" in answer.json()["info"]
     assert len(keeping.messages) == 1
+
+
+@pytest.mark.parametrize("sender", ["(" * 900, "(" * 3_000, "<@a:" * 240])
+async def test_a_sender_nobody_can_read_is_no_sender(page: httpx.AsyncClient, keeping: Sink, sender: str) -> None:
+    await put(page, **{"from": sender}, options=options(keeping, auth=WRITTEN["options"]["auth"]))
+    answer = await page.post(f"{SETTINGS}/test", params=HERE)
+    assert answer.status_code == 200, answer.text
+    assert keeping.messages[-1].sender == "my@webitel.com"
+
+
+async def test_a_url_that_contradicts_itself_is_kept_and_the_test_says_so(page: httpx.AsyncClient) -> None:
+    written = {"url": "smtp://h.example/?tls=1&tls.x=2"}
+    assert (await put(page, options=written))["options"] == written
+    assert (await page.get(SETTINGS, params=HERE)).json()["options"] == written
+    answer = await page.post(f"{SETTINGS}/test", params=HERE)
+    assert answer.status_code == 500 and "options.url has tls" in answer.json()["info"]

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
+import os
+import pty
+import re
+import struct
+import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -31,6 +39,32 @@ async def test_a_token_is_issued_listed_and_revoked(relay: Shell, owner_id: str,
             await tokens.admit(made["token"], "")
         assert (await tokens.admit(forever["token"], "")).owner.owner_id == owner_id
     assert made["token"] not in (place / "journal").read_text()
+
+
+async def at_a_terminal(columns: int, *arguments: str | Path) -> str:
+    """What `relay` shows at a terminal that has so many columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "relay", *arguments, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    )
+    try:
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0
+        return os.read(ours, 65536).decode()
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+async def test_a_token_is_shown_whole_at_a_terminal(owner_id: str, config: Path, columns: int) -> None:
+    shown = await at_a_terminal(columns, "token", "issue", owner_id, "--config", config)
+    lines = shown.replace("\r", "").splitlines()
+    assert max(map(len, lines)) <= columns
+    token = re.sub(r"[^A-Za-z0-9_.-]", "", "".join(line.split("\u2502")[2] for line in lines if "\u2502" in line))
+    assert re.search(r"eyJ[\w-]+\.eyJ[\w-]+\.[\w-]{43}$", token), shown
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,8 @@ async def test_authorities_and_a_certificate_are_copied_from_files(
         (("set", "OWNER", "b.example", *HOST, "--password-stdin"), "", 2, "password: empty"),
         (("set", "OWNER", "b.example", *HOST, "--password-file", "/nonexistent/x"), "", 2, "No such file"),
         (("set", "OWNER", "b.example", *HOST, "--password-stdin", "--security", "none"), "s3cret\n", 2, "in clear"),
+        (("set", "OWNER", "b.example", "--host", "a.example", "--max-rate", "1e-308"), "", 2, "--max-rate: 0, or at least 0.01"),
+        (("set", "OWNER", "b.example", "--json-in"), '[{"host":"a.example","max_messages_per_second":1e-9}]', 2, "max_messages_per_second"),
         (("set", "OWNER", "b..example", "--host", "a.example"), "", 2, "a domain is a name"),
         (("policy", "OWNER", "--senders", "some"), "", 2, "none of any, domains, addresses"),
         (("policy", "OWNER", "--allow", "not a domain"), "", 2, "a domain is a name"),
@@ -148,6 +150,40 @@ async def test_a_policy_is_shown_and_changed_part_by_part(relay: Shell, owner_id
     assert changed == {"senders": "domains", "allowed": ["b.example", "c.example"], "check_from": True}
     assert (await relay("upstream", "policy", owner_id, "--allow", "", "--json")).json == {**changed, "allowed": []}
     assert "domains" in (await relay("upstream", "policy", owner_id)).out
+
+
+async def test_the_names_of_another_kind_go_with_it(relay: Shell, owner_id: str) -> None:
+    async def policy(*arguments: str) -> list[str]:
+        found: list[str] = (await relay("upstream", "policy", owner_id, *arguments, "--json")).json["allowed"]
+        return found
+
+    assert await policy("--senders", "addresses", "--allow", "ann@b.example") == ["ann@b.example"]
+    assert await policy("--senders", "addresses") == ["ann@b.example"]
+    assert await policy("--senders", "any") == []
+    assert await policy("--senders", "domains", "--allow", "b.example") == ["b.example"]
+    assert await policy("--senders", "any") == ["b.example"]
+    assert await policy("--senders", "addresses") == []
+
+
+async def test_what_is_written_beside_an_unreadable_record_is_answered(relay: Shell, owner_id: str, store: Store) -> None:
+    await store.command("HSET", f"{{o:{owner_id}}}", "out", "1")
+    await store.command("HSET", f"{{o:{owner_id}}}:settings", "b.example", "damaged")
+    whole = ("--senders", "domains", "--allow", "B.example", "--no-check-from")
+    changed = await relay("upstream", "policy", owner_id, *whole, "--json")
+    assert changed.json == {"senders": "domains", "allowed": ["b.example"], "check_from": False}
+    signed = await relay("upstream", "sign", owner_id, "B.example", "--selector", "S1", "--generate", "ed25519", "--json")
+    assert signed.json["dns_name"] == "s1._domainkey.b.example"
+    for arguments in (("policy", owner_id), ("policy", owner_id, "--check-from"), ("signers", owner_id)):
+        ran = await relay("upstream", *arguments)
+        assert (ran.status, len(ran.faults)) == (1, 1) and "the setting of 'b.example' cannot be read" in ran.err
+
+
+async def test_no_value_is_cut_in_a_pipe(relay: Shell, owner_id: str) -> None:
+    made = await relay("upstream", "sign", owner_id, "rsa.example", "--selector", "s", "--generate", "rsa")
+    listed = await relay("upstream", "signers", owner_id)
+    value = (await relay("upstream", "signers", owner_id, "--json")).json[0]["dns_value"]
+    for shown in (made, listed):
+        assert any(value in line for line in shown.out.splitlines()) and "\u2026" not in shown.out
 
 
 async def test_a_signer_is_made_listed_and_removed(relay: Shell, owner_id: str, place: Path) -> None:

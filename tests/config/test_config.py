@@ -70,6 +70,18 @@ def test_the_file_is_read(toml: Write) -> None:
     assert settings.quota.unit == "recipients"
 
 
+@pytest.mark.parametrize("host", ["mail.example", "my_host.", "b\u00fccher.example", "192.0.2.1", "2001:db8::1", "fe80::1%eth0"])
+def test_a_smarthost_is_a_name_or_an_address(host: str, toml: Write) -> None:
+    text = f'[upstream]\nhost = "{host}"\nmax_messages_per_second = 0.01\n[[upstream.alternates]]\nhost = "{host}"\n'
+    upstream = load(toml(text)).upstream
+    assert (upstream.host, upstream.alternates[0].host) == (host, host)
+
+
+def test_a_test_goes_to_a_mailbox_or_to_nobody(toml: Write) -> None:
+    for address in ("", "ann@mail.example", "b\u00fccher@b\u00fccher.example"):
+        assert load(toml(f'[api]\ntest_recipient = "{address}"\n')).api.test_recipient == address
+
+
 def test_a_listener_in_the_file_offers_no_auth_without_tls_unless_told(toml: Write) -> None:
     assert load(toml("[[smtp.listen]]\nport = 25\n")).smtp.listen[0].auth_without_tls is False
 
@@ -172,6 +184,15 @@ def test_settings_cannot_be_changed() -> None:
         ('[api]\ntrusted_proxies = ["*"]\n', "api.trusted_proxies: '*' is neither"),
         ('[upstream]\nusername = "me"\n', "username: refused with security"),
         ('[upstream]\nwhen_unavailable = "drop"\n', "upstream.when_unavailable: "),
+        ("[upstream]\nmax_messages_per_second = 1e-308\n", "upstream.max_messages_per_second: 0, or at least 0.01"),
+        ("[upstream]\nmax_messages_per_second = nan\n", "upstream.max_messages_per_second: "),
+        ('[upstream]\nhost = ""\n', "upstream.host: '' is neither a name nor an address"),
+        ('[upstream]\nhost = "a..example"\n', "upstream.host: "),
+        ('[[upstream.alternates]]\nhost = "a b\\u0000"\n', "upstream.alternates.0.host: "),
+        ('[[upstream.alternates]]\nhost = "::g"\n', "upstream.alternates.0.host: "),
+        ('[api]\ntest_recipient = "a@b..example"\n', "api.test_recipient: 'a@b..example' is no mailbox"),
+        ('[api]\ntest_recipient = "a@b.example\\u0000"\n', "api.test_recipient: "),
+        ('[api]\ntest_recipient = "a"\n', "api.test_recipient: "),
         ("[retry]\nfirst_wait_seconds = 7200\n", "retry: longest_wait_seconds: shorter than first_wait_seconds"),
         ("[retry]\nwarn_after_seconds = 172800\n", "retry: warn_after_seconds: not before expire_seconds"),
     ],
@@ -238,6 +259,16 @@ def test_a_secret_of_an_unknown_section_is_named(secrets: Path) -> None:
     line = refusal(secrets=secrets)
     assert "upstrem" in line
     assert PASSWORD not in line
+
+
+@pytest.mark.parametrize(
+    "names", [("smtp__tls", "smtp__tls__certificate"), ("smtp__tls", "SMTP__TLS__certificate"), ("smtp__tls", "smtp__TLS")]
+)
+def test_two_secrets_of_which_one_is_in_the_others_place_are_refused(secrets: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        (secrets / name).write_text(PASSWORD)
+    line = refusal(secrets=secrets)
+    assert any(line.startswith(f"{secrets / name}: ") for name in names) and PASSWORD not in line
 
 
 def test_a_secret_that_is_not_text_is_named(secrets: Path) -> None:

@@ -157,10 +157,12 @@ def test_services_that_have_a_name_are_known_by_it_whatever_its_case() -> None:
         ({"url": f"smtp://u:{SECRET}@mail.example:99999"}, "options.url cannot be read"),
         ({"url": 5}, "options.url cannot be read"),
         ({"url": f"smtp://u:{SECRET}@"}, "neither smtp://"),
+        ({"url": "smtp://h.example/?tls=1&tls.x=2"}, "options.url has tls for an option"),
+        ({"url": "smtp://h.example/?tls=1"}, "options.tls is no object"),
         ({"service": SECRET}, "options.service is not among"),
         ({"host": 5}, "options.host is no text"),
         ({"host": "mail.example\r\nRCPT"}, "options.host is no host name"),
-        ({"host": "x" * 256}, "options.host is no host name"),
+        ({"host": "x" * 254}, "options.host is no host name"),
         ({"port": 65536}, "options.port is no port"),
         ({"port": -1}, "options.port is no port"),
         ({"port": 25.5}, "options.port is no port"),
@@ -177,7 +179,11 @@ def test_services_that_have_a_name_are_known_by_it_whatever_its_case() -> None:
         ({"tls": {"pfx": "MII"}}, "without a passphrase"),
         ({"tls": {"servername": ".example"}}, "options.tls.servername is no host name"),
         ({"tls": {"servername": "x" * 64 + ".example"}}, "options.tls.servername is no host name"),
+        ({"tls": {"servername": "[::1]"}}, "options.tls.servername is no host name"),
+        ({"tls": {"servername": "...."}}, "options.tls.servername is no host name"),
+        ({"tls": {"servername": "a." * 126 + "ab"}}, "options.tls.servername is no host name"),
         ({"name": "me\r\nRSET"}, "options.name is no name for EHLO"),
+        ({"name": "a:b"}, "options.name is no name for EHLO"),
         ({"auth": [SECRET]}, "options.auth is no object"),
         ({"auth": {"user": "u"}}, "both user and pass"),
         ({"auth": {"pass": SECRET}}, "both user and pass"),
@@ -210,7 +216,7 @@ def test_any_options_are_read_within_bounds_or_refused(options: object) -> None:
 
 def targets() -> st.SearchStrategy[Target]:
     texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=9)
-    waits = st.integers(1000, 120_000).map(lambda ms: ms / 1000)
+    waits = st.integers(1000, 300_000).map(lambda ms: ms / 1000)
     login = st.tuples(texts, texts) | st.just(("", ""))
     whole = st.builds(
         Target,
@@ -220,7 +226,7 @@ def targets() -> st.SearchStrategy[Target]:
         verify=st.booleans(),
         ca=st.sampled_from(["", PEM, PEM + PEM]),
         identity=st.sampled_from(["", KEY + PEM, KEY + PEM + PEM]),
-        server_name=st.sampled_from(["", "other.example"]),
+        server_name=st.sampled_from(["", "other.example", "2001:db8::1", "::ffff:192.0.2.1", "192.0.2.1"]),
         mechanism=st.sampled_from(["", "plain", "login"]),
         name=st.sampled_from(["", "me.example", "[192.0.2.1]"]),
         timeout=waits,
@@ -244,3 +250,8 @@ def _with_login(target: Target, login: tuple[str, str]) -> Target:
 @given(targets())
 def test_what_is_written_is_read_back_as_the_same_smarthost(target: Target) -> None:
     assert read_options(json.loads(json.dumps(write_options(target)))) == target
+
+
+@given(st.floats(*RATES))
+def test_a_rate_is_read_back_to_the_last_bit(rate: float) -> None:
+    assert read_options(write_options(Target("mail.example", 25, "opportunistic", max_rate=rate))).max_rate == rate

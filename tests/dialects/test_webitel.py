@@ -109,7 +109,7 @@ def test_other_charsets_of_unicode_are_read_and_those_beyond_are_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"pass":"hush",}', b"hush", b'"hush"', b"\xff{}", b'{"a":NaN}', b"[" * 9000, b'{"a":' + b"9" * 5000 + b"}"]
+    "body", [b'{"pass":"hush",}', b"hush", b'"hush"', b"\xff{}", b'{"a":NaN}', b"[" * 9000, b'{"a":0' + b"9" * 500 + b"}"]
 )
 def test_what_is_no_json_is_a_bad_request_that_repeats_nothing(body: bytes) -> None:
     status, text = refusal(body)
@@ -127,6 +127,16 @@ def test_numbers_are_javascripts() -> None:
     assert webitel.write_setting(setting(dict(fields))).startswith(
         b'{"_id":"574d241a821e7655f78a40f4","a":1,"b":null,"c":1.5,"d":-200,"e":1e+22'
     )
+
+
+@pytest.mark.parametrize("number", ["9" * 309, "-" + "9" * 309, "9" * 400, "1" + "0" * 309, "18" + "0" * 307, "9" * 5000])
+def test_a_whole_number_that_is_too_large_for_javascript_is_null_like_any_other(number: str) -> None:
+    assert read(f'{{"a":{number},"b":[{number}]}}') == {"a": None, "b": [None]}
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "12345678901234567890", "9" * 308, "17" + "0" * 307])
+def test_a_whole_number_that_javascript_has_is_kept(number: str) -> None:
+    assert read(f'{{"a":{number}}}') == {"a": int(number)}
 
 
 def test_text_is_sent_as_utf_8_and_half_a_pair_is_replaced() -> None:
@@ -179,10 +189,19 @@ def test_a_setting_that_was_made_in_other_words_is_shown_as_a_document() -> None
         ({"from": "a@b.example\r\nRCPT TO:<x@y.example>"}, "a@b.example"),
         ({"from": "a b", "options": {"auth": {"user": "apikey"}}}, "postmaster@my.webitel.com"),
         ({"from": 5, "options": []}, "postmaster@my.webitel.com"),
+        ({"from": "(" * 900}, "postmaster@my.webitel.com"),
+        ({"from": "(" * 5_000, "options": {"auth": {"user": "<@a:" * 200}}}, "postmaster@my.webitel.com"),
+        ({"from": "<@a:" * 15_000, "options": {"auth": {"user": "u@webitel.com"}}}, "u@webitel.com"),
+        ({"from": "x" * 985 + " <ann@webitel.com>"}, "postmaster@my.webitel.com"),
     ],
 )
 def test_a_test_message_comes_from_whom_the_document_names(document: dict[str, Any], sender: str) -> None:
     assert webitel.sender_of(document, "my.webitel.com") == sender
+
+
+@given(st.text(st.sampled_from('()<>@:,;"\\\\[]. ab\r\n'), max_size=60).map(lambda text: text * 20))
+def test_whatever_a_document_says_there_is_somebody_a_test_message_comes_from(text: str) -> None:
+    assert "@" in webitel.sender_of({"from": text, "options": {"auth": {"user": text}}}, "my.webitel.com")
 
 
 def test_a_test_message_goes_where_the_operator_says() -> None:

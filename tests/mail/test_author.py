@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.loadkit.message import stuff
-from relay.mail.author import read_authors, read_mailboxes
-from relay.mail.field import Field, body_start, header_of, read_fields
+from relay.mail.author import MAX_MAILBOXES, MAX_OCTETS, read_authors, read_mailboxes
+from relay.mail.field import Field, body_start, fields_named, header_of, is_all_fields, read_fields
 
 READ = {
     b"a@b.example": ("a@b.example",),
@@ -83,6 +83,20 @@ def test_from_stands_once_and_sender_at_most() -> None:
         assert read_authors(fields) is None
 
 
+def test_no_more_authors_are_read_than_can_be_judged_in_no_time() -> None:
+    def field(name: bytes, count: int) -> Field:
+        return Field(name, b",".join([b"a@b.example"] * count))
+
+    assert read_authors([field(b"from", MAX_MAILBOXES)]) == ("a@b.example",) * MAX_MAILBOXES
+    assert read_authors([field(b"from", MAX_MAILBOXES + 1)]) is None
+    assert read_authors([field(b"from", MAX_MAILBOXES - 1), field(b"sender", 1)]) == ("a@b.example",) * MAX_MAILBOXES
+    assert read_authors([field(b"from", MAX_MAILBOXES), field(b"sender", 1)]) is None
+    for size in (0, 1):
+        blank = b" " * (MAX_OCTETS - 22 + size)
+        found = read_authors([Field(b"from", b"a@b.example" + blank), Field(b"sender", b"a@b.example")])
+        assert (found is None) is bool(size)
+
+
 # -- fields --------------------------------------------------------------------------------------------------------------------
 
 
@@ -92,6 +106,25 @@ def test_fields_are_read_as_whoever_gets_them_will_read_them() -> None:
     assert fields == [(b"from", b" a\r\n .b"), (b"from", b"c"), (b"from", b" d"), (b".dot", b" e"), (b"x", b"")]
     assert wire[body_start(wire) :] == b"From: g\r\n"
     assert read_fields(header_of(b".From: a\r\n\r\n")) == [(b"from", b" a")]
+
+
+def test_fields_may_be_read_up_to_a_number_or_by_name() -> None:
+    head = b"From: a\r\nX: b\r\n c\r\nodd\r\nFROM\t: d\r\nX-From: e\r\nFromage: f\r\nTo: g\r\n From: h\r\n"
+    assert read_fields(head, 2) == read_fields(head)[:2]
+    assert fields_named(head, b"from", b"sender") == [(b"from", b" a"), (b"from", b" d")]
+    assert fields_named(head, b"from", b"sender", at_most=1) == [(b"from", b" a")]
+    assert fields_named(head, b"x") == [(b"x", b" b\r\n c")]
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"", True), (b"A: b\r\n", True), (b"A:\r\n b\r\n\tc\r\nD :\r\n", True), (b"A\r\n : b\r\n", False), (b"A\0: b\r\n", False),
+        (b"A: b\r\nodd\r\n", False), (b" A: b\r\n", False), (b": b\r\n", False), (b"A: b\r\n\r\n", False), (b"A b: c\r\n", False),
+    ],
+)  # fmt: skip
+def test_a_header_section_is_fields_or_it_is_not(head: bytes, expected: bool) -> None:
+    assert is_all_fields(head) is expected
 
 
 @pytest.mark.parametrize(("wire", "head", "body"), [(b"", b"", b""), (b"\r\nx\r\n", b"", b"x\r\n"), (b"A: b\r\n", b"A: b\r\n", b"")])

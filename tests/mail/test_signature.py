@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 import time
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from relay.loadkit.message import stuff
 from relay.mail.field import unstuff
-from relay.mail.signature import STRIDE, PrivateKey, Unsignable, hash_body, read_key, sign
+from relay.mail.signature import MAX_FIELDS, MAX_NAMES, MAX_SECTION, STRIDE, PrivateKey, TooLarge, Unsignable, hash_body, read_key, sign
 from relay.mail.trace import Hop, prefix, read_header
 
 KINDS = ("rsa", "ed25519")
@@ -95,7 +96,9 @@ def test_whatever_its_header_and_its_body_a_signature_is_found_good(kind: str, h
     assert is_good(sent(head + b"\r\n" + body + b"\r\n", kind))
 
 
-@pytest.mark.parametrize("message", [b"", b"\r\n", b"no header\r\n", b"..\r\n", b"From: a@b.example\r\n", b"\r\nFrom: a@b.example\r\n"])
+@pytest.mark.parametrize(
+    "message", [b"", b"\r\n", b"no header\r\n", b"..\r\n", b"From: a@b.example\r\n", b"\r\nFrom: a@b.example\r\n", b" : x\r\n\r\n"]
+)
 def test_a_message_without_a_header_or_without_a_body_is_signed_too(message: bytes) -> None:
     """What has no From is signed all the same: none can be added."""
     out = sent(message, "rsa")
@@ -135,6 +138,38 @@ def test_a_signature_has_short_lines_and_tells_its_time_and_no_length() -> None:
     assert all(len(line) <= 78 for line in field.split(b"\r\n"))
     assert b" t=1" in field and b"l=" not in field.replace(b"rel", b"")
     assert field.endswith(b"\r\n") and not field.endswith(b"\r\n\r\n")
+
+
+# -- what is too much ----------------------------------------------------------------------------------------------------------
+
+AUTHOR = b"From: a@b.example\r\n"
+LARGEST = [
+    (b"X: y\r\n" * (MAX_FIELDS - 1), b"X: y\r\n"),
+    (b"To: c@d.example\r\n" * (MAX_NAMES - 4), b"To: c@d.example\r\n"),  # beside From, twice, and the relay's Date and Message-ID
+    (b"X: " + b"y" * (MAX_SECTION - len(AUTHOR) - 7) + b"\r\n", b"X: y\r\n"),
+]
+
+
+@pytest.mark.parametrize(("fields", "one_more"), LARGEST, ids=["fields", "signed fields", "octets"])
+def test_a_header_section_is_signed_up_to_a_size(fields: bytes, one_more: bytes) -> None:
+    out = sent(AUTHOR + fields + b"\r\nx\r\n", "ed25519")
+    assert is_good(out) and len(out.partition(b"Received:")[0]) < 8192
+    assert is_good(sent(b"\r\n" + fields + one_more, "ed25519"))  # that is a body
+    for body in (b"\r\nx\r\n", b""):
+        with pytest.raises(TooLarge):
+            sent(AUTHOR + fields + one_more + body, "ed25519")
+
+
+@pytest.mark.parametrize(
+    "line", [b"To:\r\n", b"a:\r\n", b"To:" + b" \t" * 400 + b"\r\n", b"To: " + b"x " * 400 + b"\r\n", b"To:x\r\n" + b" x\r\n" * 300]
+)
+@pytest.mark.parametrize("size", [MAX_SECTION - 100, 26_000_000])
+def test_the_largest_header_section_holds_up_nobody(line: bytes, size: int) -> None:
+    wire = AUTHOR + line * (size // len(line)) + b"\r\nx\r\n"
+    began = time.process_time()
+    with contextlib.suppress(TooLarge):
+        sign(b"", wire, "b.example", "ed25519", key_of("ed25519"), 1)
+    assert time.process_time() - began < 0.2  # it takes 5 ms
 
 
 # -- the body ----------------------------------------------------------------------------------------------------------------

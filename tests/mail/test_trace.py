@@ -7,9 +7,10 @@ import email.policy
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay.mail.field import unstuff
 from relay.mail.trace import Header, Hop, is_header_ascii, prefix, read_header
 
 HOST = b"relay.example"
@@ -64,10 +65,26 @@ def test_fields_that_name_others_do_not(field: bytes) -> None:
         (b" folded: x\r\n\r\n", Header(0, 0, False, False, False)),
         (b"From joe Thu Jan 1 00:00:00 1970\r\nDate: x\r\n\r\n", Header(0, 0, False, False, False)),
         (b"..\r\n", Header(0, 0, False, False, False)),
+        (b". : x\r\nDate: x\r\n\r\n", Header(0, 0, False, False, False)),
+        (b".\t: x\r\n\r\n", Header(0, 0, False, False, False)),
+        (b".: x\r\n\r\n", Header(0, 0, False, False, False)),
+        (b"..: x\r\n\r\n", Header(0, 0, False, False, True)),
+        (b"..X: y\r\n\r\n", Header(0, 0, False, False, True)),
+        (b".Subject: x\r\n\r\n", Header(0, 0, False, False, True)),
     ],
 )
 def test_the_header_section_is_read_and_the_body_is_not(wire: bytes, expected: Header) -> None:
     assert read_header(wire, HOST) == expected
+
+
+@given(st.text(st.sampled_from(list(". \t:x\n")), max_size=6))
+@settings(max_examples=1000)
+def test_the_first_line_of_a_message_never_goes_on_with_what_is_put_before_it(text: str) -> None:
+    """As whoever gets the message sees it: without stuffed dots."""
+    wire = text.encode().replace(b"\n", b"\r\n") + b"\r\n"
+    added = prefix(read_header(wire, HOST), HOP, "id1", DATE)
+    parsed = email.message_from_bytes(added + unstuff(wire), policy=email.policy.compat32)
+    assert parsed["Message-ID"] == "<id1@relay.example>"
 
 
 HELO = st.text(st.sampled_from([chr(c) for c in range(33, 127) if chr(c) not in '()<>@,;\\"']), min_size=1, max_size=255)
@@ -109,8 +126,9 @@ def test_a_recipient_beyond_ascii_is_named_in_a_message_that_came_with_smtputf8_
         ("\r\nSubject: ü\r\n".encode(), True),
         ("bödy: x\r\n\r\n".encode(), True),
         (b"X: y\r\n" * 100_000 + "Z: ü\r\n\r\n".encode(), False),
+        (". : ü\r\n\r\n".encode(), True),
     ],
-    ids=["none", "body", "field", "fold", "no body", "no header", "no field", "late"],
+    ids=["none", "body", "field", "fold", "no body", "no header", "no field", "late", "folded behind a dot"],
 )
 def test_8_bit_octets_are_found_in_the_header_section_and_only_there(wire: bytes, is_ascii: bool) -> None:
     assert is_header_ascii(wire) is is_ascii

@@ -132,12 +132,15 @@ async def bench(store: Store, place: Path, sink: Sink) -> AsyncIterator[Bench]:
 
 @pytest.fixture
 def retrying(bench: Bench, store: Store, place: Path) -> Starting:
-    """Runs a retry process's runner for as long as the context lasts; keywords change its rules, `port` is the smarthost's."""
+    """Runs a retry process's runner for as long as the context lasts; keywords change its rules, `port` is the smarthost's.
+
+    `opened` opens its spool: a test may have something happen there.
+    """
 
     @asynccontextmanager
-    async def start(port: int = 0, incarnation: str = "retry", **rules: Any) -> AsyncIterator[None]:
+    async def start(port: int = 0, incarnation: str = "retry", opened: type[Spool] = Spool, **rules: Any) -> AsyncIterator[None]:
         fd = os.open(bench.log, os.O_WRONLY | os.O_APPEND)
-        spool = Spool(place / "spool.db", incarnation, 0)
+        spool = opened(place / "spool.db", incarnation, 0)
         route = only(Target("127.0.0.1", port or bench.sink.port, down_seconds=0.1, timeout=2.0))
         guard = Guard(["127.0.0.0/8"], range(1, 65536))
         dispatch = Dispatch("relay.example", guard, store)

@@ -39,10 +39,10 @@ async def dispatch() -> AsyncIterator[Dispatch]:
 
 
 def lanes_of(dispatch: Dispatch, sessions: int, *ids: str, **features: float) -> Lanes:
-    """Lanes that have proved good for as many sessions as there are."""
+    """Lanes that have proved good for as many sessions as there are; each is of the owner who bears its first letter."""
     lanes = Lanes(a_route(""), dispatch, sessions)
     for id in ids:
-        lanes.learn(a_route(id, **features))
+        lanes.learn(a_route(id, **features), id[0])
     for id in ("", *ids):
         lane = lanes.of(id)
         assert lane is not None
@@ -56,7 +56,7 @@ def fill(lanes: Lanes, piles: list[Pile]) -> dict[Pile, int]:
     wanted = lanes.wanted(piles)
     for pile, count in wanted.items():
         for number in range(count):
-            lanes.add(an_entry(pile, number))
+            assert lanes.add(an_entry(pile, number))
     return wanted
 
 
@@ -78,13 +78,13 @@ def by_route(begun: list[tuple[Lane, Entry]]) -> dict[str, int]:
 async def test_one_lane_alone_leaves_a_session_for_who_may_come(dispatch: Dispatch) -> None:
     lanes = lanes_of(dispatch, 10, "a", "b", "c")
     assert by_route(begin(lanes, [Pile("o", "")])) == {"": 8}
-    assert by_route(begin(lanes, [Pile("o", ""), Pile("p", "b")])) == {"b": 1}
-    assert by_route(begin(lanes, [Pile("o", ""), Pile("p", "b"), Pile("q", "c")])) == {"c": 1}
-    assert begin(lanes, [Pile("r", "a")]) == []
+    assert by_route(begin(lanes, [Pile("o", ""), Pile("b", "b")])) == {"b": 1}
+    assert by_route(begin(lanes, [Pile("o", ""), Pile("b", "b"), Pile("c", "c")])) == {"c": 1}
+    assert begin(lanes, [Pile("a", "a")]) == []
 
 
 async def test_one_session_is_the_relays_own_routes_however_many_others_there_are(dispatch: Dispatch) -> None:
-    ids = [f"r{number}" for number in range(30)]
+    ids = [chr(ord("A") + number) for number in range(30)]
     lanes = lanes_of(dispatch, 10, *ids)
     piles = [Pile(id, id) for id in ids]
     assert sum(by_route(begin(lanes, piles)).values()) == 9
@@ -93,7 +93,7 @@ async def test_one_session_is_the_relays_own_routes_however_many_others_there_ar
 
 @pytest.mark.parametrize("sessions", [1, 2, 3, 10, 50])
 async def test_there_are_never_more_sessions_than_there_may_be(dispatch: Dispatch, sessions: int) -> None:
-    ids = ["", *(f"r{number}" for number in range(60))]
+    ids = ["", *(chr(ord("A") + number) for number in range(60))]
     lanes = lanes_of(dispatch, sessions, *ids[1:])
     begun = begin(lanes, [Pile(id, id) for id in ids])
     assert len(begun) == sessions
@@ -103,10 +103,10 @@ async def test_there_are_never_more_sessions_than_there_may_be(dispatch: Dispatc
 
 async def test_what_a_lane_gives_up_goes_to_who_has_fewest(dispatch: Dispatch) -> None:
     lanes = lanes_of(dispatch, 10, "a", "b")
-    first = begin(lanes, [Pile("o", "a")])
+    first = begin(lanes, [Pile("a", "a")])
     for lane, _ in first[:6]:
         lanes.end(lane)
-    begun = by_route(begin(lanes, [Pile("o", "a"), Pile("p", "b")]))
+    begun = by_route(begin(lanes, [Pile("a", "a"), Pile("b", "b")]))
     assert begun["b"] >= 3
 
 
@@ -120,27 +120,27 @@ async def test_the_piles_of_a_lane_get_the_same(dispatch: Dispatch) -> None:
 async def test_a_new_lane_begins_with_one_and_a_changed_one_again(dispatch: Dispatch) -> None:
     lanes = Lanes(a_route(""), dispatch, 10)
     assert lanes.wanted([Pile("o", "a")]) == {Pile("o", "a"): 1}
-    lanes.learn(a_route("a"))
+    lanes.learn(a_route("a"), "o")
     lane = lanes.of("a")
     assert lane is not None
     lane.ramp = lane.ramp.succeeded().succeeded()
-    lanes.learn(a_route("a"))
+    lanes.learn(a_route("a"), "o")
     assert lane.ramp.width == 4
-    lanes.learn(a_route("a", max_age=1.0))
+    lanes.learn(a_route("a", max_age=1.0), "o")
     assert lane.ramp.width == 1
 
 
 @pytest.mark.parametrize(("features", "most"), [({"max_connections": 3}, 3), ({"max_rate": 1.5}, 2), ({"max_rate": 0.1}, 1), ({}, 7)])
 async def test_a_lane_takes_no_more_than_its_smarthost_does(dispatch: Dispatch, features: dict[str, float], most: int) -> None:
     lanes = lanes_of(dispatch, 10, "a", **features)
-    assert by_route(begin(lanes, [Pile("o", "a")])) == {"a": most}
+    assert by_route(begin(lanes, [Pile("a", "a")])) == {"a": most}
 
 
 async def test_nothing_is_wanted_for_a_lane_that_leads_nowhere(dispatch: Dispatch) -> None:
     lanes = lanes_of(dispatch, 10, "a")
-    lanes.learn(Route("b", ()))
+    lanes.learn(Route("b", ()), "o")
     gone = Route("c", (Choice(Target("127.0.0.1", free_port())),))
-    lanes.learn(gone)
+    lanes.learn(gone, "o")
     assert not lanes.is_blocked("c")
     await dispatch.forward(gone, "u", Envelope("", (TO,)), Message(b"", b""), Terms(2.0))
     assert [lanes.is_blocked(id) for id in ("", "a", "b", "c", "never heard of")] == [False, False, True, True, False]
@@ -149,9 +149,79 @@ async def test_nothing_is_wanted_for_a_lane_that_leads_nowhere(dispatch: Dispatc
 
 async def test_what_is_taken_out_is_ready_no_more_and_an_unused_lane_is_forgotten(dispatch: Dispatch) -> None:
     lanes = lanes_of(dispatch, 10, "a", "b")
-    [(lane, _), *_] = begin(lanes, [Pile("o", "a")])
+    [(lane, _), *_] = begin(lanes, [Pile("a", "a")])
     assert len(lanes.empty(lane)) > 0
     assert lanes.empty_all() == []
     lanes.forget([])
     assert lanes.of("b") is None
     assert lanes.of("a") is lane and lanes.of("") is not None
+
+
+def of_one(many: int) -> list[str]:
+    """Routes of an owner named a."""
+    return [f"a{number}" for number in range(many)]
+
+
+@pytest.mark.parametrize("many", [1, 2, 9, 40])
+async def test_an_owner_gets_no_more_by_many_routes_than_by_one(dispatch: Dispatch, many: int) -> None:
+    lanes = lanes_of(dispatch, 10, *of_one(many), "b", "c")
+    piles = [Pile("a", id) for id in of_one(many)]
+    assert len(begin(lanes, piles)) == 7
+    assert by_route(begin(lanes, [*piles, Pile("b", "b")])) == {"b": 1}
+    assert by_route(begin(lanes, [*piles, Pile("b", "b"), Pile("c", "c")])) == {"c": 1}
+    assert by_route(begin(lanes, [*piles, Pile("o", "")])) == {"": 1}
+
+
+@pytest.mark.parametrize("sessions", [3, 4, 10, 50])
+async def test_an_owner_who_has_some_never_gets_the_last(dispatch: Dispatch, sessions: int) -> None:
+    lanes = lanes_of(dispatch, sessions, *of_one(60), "b")
+    piles = [Pile("a", id) for id in of_one(60)]
+    begin(lanes, piles)
+    assert by_route(begin(lanes, [*piles, Pile("b", "b")]))["b"] >= 1
+    assert by_route(begin(lanes, [*piles, Pile("b", "b"), Pile("o", "")]))[""] >= 1
+
+
+async def test_what_is_claimed_and_cannot_be_begun_keeps_no_session_from_another_owner(dispatch: Dispatch) -> None:
+    lanes = lanes_of(dispatch, 10, *of_one(9), "b")
+    for id in of_one(9):
+        assert lanes.add(an_entry(Pile("a", id)))
+    assert len(list(lanes.begin())) == 7
+    assert by_route(begin(lanes, [Pile("b", "b")]))["b"] == 1
+
+
+async def test_a_session_that_is_free_goes_to_the_owner_with_fewest(dispatch: Dispatch) -> None:
+    lanes = lanes_of(dispatch, 10, *of_one(9), "b", "c")
+    theirs, others = [Pile("a", id) for id in of_one(9)], [Pile("b", "b"), Pile("c", "c")]
+    begun = begin(lanes, theirs) + begin(lanes, [*theirs, *others])
+    assert by_route(begun)["b"] == 1
+    for lane, _ in begun[:4]:
+        lanes.end(lane)
+        assert set(by_route(begin(lanes, [*theirs, *others]))) < {"b", "c"}
+
+
+async def test_a_route_of_an_owners_leaves_one_of_the_owners_sessions_for_the_others(dispatch: Dispatch) -> None:
+    lanes = lanes_of(dispatch, 10, *of_one(2))
+    assert by_route(begin(lanes, [Pile("a", "a0")])) == {"a0": 6}
+    assert by_route(begin(lanes, [Pile("a", "a0"), Pile("a", "a1")])) == {"a1": 1}
+
+
+async def test_owners_take_turns_where_there_are_more_than_sessions(dispatch: Dispatch) -> None:
+    owners = [chr(ord("A") + number) for number in range(20)]
+    lanes = lanes_of(dispatch, 10, *owners)
+    piles = [Pile(owner, owner) for owner in owners]
+    going = begin(lanes, piles)
+    met = set(by_route(going))
+    for _ in range(300):
+        lanes.end(going.pop(0)[0])
+        more = [*lanes.begin()] or begin(lanes, piles)
+        met |= set(by_route(more))
+        going += more
+        assert len(going) == 9
+    assert met == set(owners)
+
+
+async def test_an_entry_of_a_lane_that_is_forgotten_is_not_taken(dispatch: Dispatch) -> None:
+    lanes = lanes_of(dispatch, 10, "a")
+    lanes.forget([])
+    assert not lanes.add(an_entry(Pile("a", "a")))
+    assert list(lanes.begin()) == []

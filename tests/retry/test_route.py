@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -18,6 +18,7 @@ from relay.loadkit.script import Script
 from relay.loadkit.sink import Sink
 from relay.mail.envelope import Envelope, Recipient
 from relay.spool.entry import Entry
+from relay.spool.spool import Spool
 from relay.store.client import Store
 from tests.retry.conftest import SCHEDULE, Bench, Starting
 from tests.running import free_port
@@ -154,6 +155,46 @@ async def test_smarthosts_that_never_answer_leave_a_session_for_the_others(bench
         began = time.monotonic()
         await bench.until(lambda: bench.sink.intake.answered == 1)
         assert time.monotonic() - began < 1.5
+
+
+async def test_so_they_do_where_they_are_all_one_owners(bench: Bench, retrying: Starting, theirs: Sink) -> None:
+    theirs.script = Script.parse(("dot stall=30",))
+    for number in range(9):
+        id = await bench.set_route(theirs.port, f"d{number}.example")
+        for _ in range(3):
+            await bench.put(sender=f"x@d{number}.example", route=id, is_settled=True)
+    async with retrying():
+        await bench.until(lambda: theirs.intake.connections >= 7)
+        await asyncio.sleep(0.3)
+        bench.user = await bench.another()
+        id = await bench.set_route(bench.sink.port)
+        await bench.put(sender="app@other.example", route=id)
+        began = time.monotonic()
+        await bench.until(lambda: bench.sink.intake.answered == 1)
+        assert time.monotonic() - began < 1.5
+
+
+class Sorting(Spool):
+    """Has one entry put elsewhere just before the first claim, as who still goes by older settings does."""
+
+    is_done = False
+
+    async def claim(self, ids: Sequence[str], lease: float, due: float) -> list[Entry]:
+        """As ever, but for that."""
+        if not self.is_done:
+            self.is_done = True
+            [owner] = {pile.owner for pile in await self.piles()}
+            await self.sort((await self.seqs_of(owner))[:1], lambda _: "f" * 24)
+        return await super().claim(ids, lease, due)
+
+
+async def test_an_entry_that_is_elsewhere_when_it_is_claimed_is_let_go_and_goes_on(bench: Bench, retrying: Starting, theirs: Sink) -> None:
+    id = await bench.set_route(theirs.port)
+    for _ in range(3):
+        await bench.put(route=id)
+    async with retrying(opened=Sorting):
+        await bench.until_gone()
+    assert (theirs.intake.answered, bench.events("bug"), bench.events("killed_in_flight")) == (3, [], [])
 
 
 async def test_piles_of_all_owners_drain_side_by_side(bench: Bench, retrying: Starting) -> None:

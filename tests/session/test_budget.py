@@ -8,6 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.loadkit.script import Script
+from relay.loadkit.sink import Sink
 from relay.session.budget import READ, Budget
 from tests.session.conftest import Opening, Wire, Worker
 
@@ -17,9 +19,10 @@ LINE = b"x" * 998 + b"\r\n"
 class Upload:
     """A connection, as the budget sees it."""
 
-    def __init__(self) -> None:
+    def __init__(self, account: str = "") -> None:
         self.is_reading = True
         self.held = 0
+        self.account = account
 
     def starve(self) -> None:
         """Read no more."""
@@ -218,3 +221,23 @@ async def test_a_message_counts_until_its_reply(open_worker: Opening) -> None:
         assert worker.house.budget.used == 12 + 2 + 10_000 + 3
         assert (await wire.reply()).startswith(b"250 ")
         assert worker.house.budget.used == 0
+
+
+async def test_an_owner_whose_smarthost_hangs_leaves_half_of_the_memory_to_the_others(open_worker: Opening) -> None:
+    tarpit = Sink(keep=True, script=Script.parse(["dot stall=60"]))
+    await tarpit.start()
+    async with open_worker(rules={"upload_memory": 1_200_000, "upload_wait": 3.0}, is_spooling=True, deadline=8.0) as worker:
+        slow, other = await worker.add_user(), await worker.add_user()
+        await worker.put_setting(slow, "", tarpit.port)
+        content = b"Subject: x\r\n\r\n" + b"some text\r\n" * 50_000
+        offering = [asyncio.create_task((await worker.enter(slow)).offer(content)) for _ in range(3)]
+        good = await worker.enter(other)
+        refused, _ = await asyncio.wait(offering, timeout=3, return_when=asyncio.FIRST_COMPLETED)
+        assert {task.result()[:9] for task in refused} == {b"452 4.3.1"}
+        async with asyncio.timeout(2):
+            assert (await good.offer(b"Subject: x\r\n\r\nsmall\r\n")).startswith(b"250")
+        for conversation in tuple(tarpit.conversations):
+            conversation.abort()
+        replies = await asyncio.gather(*offering)
+        assert sorted(reply[:3] for reply in replies) == [b"250", b"452", b"452"]
+    await tarpit.stop()

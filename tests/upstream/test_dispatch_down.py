@@ -9,7 +9,7 @@ from dataclasses import replace
 from relay.mail.verdict import Deferred, Delivered
 from relay.upstream.route import Choice, Route
 from tests.surroundings import until
-from tests.upstream.conftest import MESSAGE, ONE, Fleet, OpeningFleet, envelope
+from tests.upstream.conftest import MESSAGE, ONE, TWO, Fleet, OpeningFleet, envelope, verdict_of
 
 AWAY = "connect reply='421 4.3.2 closed'"
 DOWN = {"down_seconds": 0.3}
@@ -123,6 +123,17 @@ async def test_one_whose_sessions_go_silent_costs_those_under_way_half_of_their_
         assert [name for name, _ in fleet.told] == ["smarthost_down"]
 
 
+async def test_one_recipient_that_is_answered_slowly_takes_its_message_elsewhere_and_nobody_elses(open_fleet: OpeningFleet) -> None:
+    async with open_fleet(2, "dot stall=0.05", priorities=(1, 2), fields={"down_seconds": 5.0}) as fleet:
+        await asyncio.gather(*(fleet.verdict() for _ in range(3)))
+        fleet.script(0, "rcpt match=two@* stall=3")
+        slow = asyncio.create_task(fleet.forward(TWO, user="other", deadline=2.0))
+        await asyncio.sleep(1.2)
+        assert isinstance(await fleet.verdict(), Delivered)
+        assert isinstance((await slow).verdicts[TWO], Delivered)
+        assert fleet.answered() == [4, 1] and fleet.connections() == [3, 1] and fleet.told == []
+
+
 # -- what is kept -------------------------------------------------------------------------------------------------------------------
 
 
@@ -174,3 +185,38 @@ async def test_it_stays_known_that_one_is_down_as_long_as_its_route_is_used(open
             await fleet.verdict()
             await asyncio.sleep(0.03)
         assert fleet.connections() == [1]
+
+
+async def test_nothing_is_forgotten_while_a_message_may_come_to_it(open_fleet: OpeningFleet) -> None:
+    patient = {"timeout": 9.0, "connect_timeout": 9.0, "greeting_timeout": 9.0}
+    async with open_fleet(2, "connect stall=9", priorities=(1, 2), fields=patient, rest=0.1) as fleet:
+        fleet.script(1, "dot stall=1.2")
+        attempt = await fleet.forward(deadline=2.0, patience=9.0)
+        assert attempt.late is not None and isinstance((await attempt.late)[ONE], Delivered)
+        await until(lambda: known(fleet) == 1)  # the idle session is there yet
+
+
+async def test_one_choice_of_smarthosts_may_be_of_several_routes(open_fleet: OpeningFleet) -> None:
+    async with open_fleet(2, "connect stall=9", priorities=(1, 2), rest=0.1) as fleet:
+        fleet.script(1, "dot stall=1.2")
+        slow = asyncio.create_task(fleet.forward(deadline=2.0, patience=9.0))
+        await asyncio.sleep(0.01)
+        fleet.dispatch.down_until(Route("another", fleet.route.choices))
+        late = (await slow).late
+        assert late is not None and isinstance((await late)[ONE], Delivered)
+
+
+async def test_what_was_forgotten_is_heard_of_no_more(open_fleet: OpeningFleet) -> None:
+    async with open_fleet(2, AWAY, priorities=(1, 2), fields={"down_seconds": 0.1, "max_idle": 0.05}, rest=0.05) as fleet:
+        fleet.script(1)
+        await fleet.verdict()
+        down, up = fleet.dispatch._pools.values()
+        await until(lambda: known(fleet) == 0)
+        assert not fleet.dispatch._down and [name for name, _ in fleet.told] == ["smarthost_down"]
+        connections = fleet.connections()
+        await down.probe()
+        assert fleet.connections() == connections
+        fleet.script(0)
+        fleet.script(1, AWAY)
+        assert isinstance(await verdict_of(down), Delivered) and isinstance(await verdict_of(up), Deferred)
+        assert not fleet.dispatch._down and len(fleet.told) == 1

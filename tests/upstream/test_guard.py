@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.upstream.guard import HOST, MAX_ADDRESSES, PORT, Forbidden, Guard, Lookup
+from relay.upstream.guard import HOST, MAX_ADDRESSES, PORT, Forbidden, Guard, Lookup, Resolver
 from relay.upstream.route import Target
 from tests.upstream.forbidden import LEADING_INSIDE, OPEN, SPELLINGS
 
@@ -54,9 +56,50 @@ async def test_a_host_outside_is_let_through_and_asked_for_in_ascii(host: str) -
 @pytest.mark.parametrize("is_first", [True, False])
 async def test_a_name_that_leads_inside_is_refused_even_if_it_leads_outside_too(address: str, is_first: bool) -> None:
     look_up, _ = resolver(*((address, OUTSIDE) if is_first else (OUTSIDE, address)))
-    with pytest.raises(Forbidden) as refused:
+    with pytest.raises(socket.gaierror) as refused:
         await Guard(lookup=look_up).addresses(owners("mail.example.com"))
-    assert str(refused.value) == HOST
+    with pytest.raises(socket.gaierror) as missing:
+        await Guard(lookup=resolver()[0]).addresses(owners("mail.example.com"))
+    assert refused.value.args == missing.value.args  # the operator's own names are nobody's business
+
+
+async def test_a_zone_that_does_not_answer_holds_up_no_other() -> None:
+    gate = threading.Event()
+
+    def resolve(host: str, port: int) -> list[str]:
+        if host.endswith("hangs.example"):
+            gate.wait(20)
+        return [OUTSIDE]
+
+    resolver = Resolver(resolve)
+    hanging = [asyncio.create_task(resolver.look_up(f"n{number}.hangs.example", 25)) for number in range(200)]
+    try:
+        await asyncio.sleep(0.1)
+        assert threading.active_count() < 20
+        async with asyncio.timeout(5):
+            assert await resolver.look_up("mail.example.com", 25) == [OUTSIDE]
+    finally:
+        gate.set()
+        assert await asyncio.gather(*hanging) == [[OUTSIDE]] * 200
+
+
+async def test_a_name_is_asked_for_once_at_a_time_and_a_fault_of_the_resolver_is_everybodys_who_asked() -> None:
+    asked: list[str] = []
+    gate = threading.Event()
+
+    def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        gate.wait(20)
+        raise socket.gaierror(socket.EAI_AGAIN, "not now")
+
+    resolver = Resolver(resolve)
+    asking = [asyncio.create_task(resolver.look_up("mail.example.com", 25)) for _ in range(10)]
+    await asyncio.sleep(0.05)
+    asking[0].cancel()
+    gate.set()
+    faults = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(faults[0], asyncio.CancelledError) and all(isinstance(fault, socket.gaierror) for fault in faults[1:])
+    assert asked == ["mail.example.com"]
 
 
 async def test_what_is_looked_up_is_looked_up_once_and_each_address_given_once() -> None:
@@ -68,7 +111,7 @@ async def test_what_is_looked_up_is_looked_up_once_and_each_address_given_once()
 async def test_no_more_than_a_few_addresses_of_a_host_are_dialled_but_all_are_looked_at() -> None:
     many = [f"8.8.8.{number}" for number in range(200)]
     assert await Guard(lookup=resolver(*many)[0]).addresses(owners("mail.example.com")) == many[:MAX_ADDRESSES]
-    with pytest.raises(Forbidden):
+    with pytest.raises(socket.gaierror):
         await Guard(lookup=resolver(*many, "10.0.0.1")[0]).addresses(owners("mail.example.com"))
 
 

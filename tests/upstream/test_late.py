@@ -11,6 +11,7 @@ from relay.loadkit.script import Script
 from relay.mail.verdict import Deferred, Delivered, Failed, Verdict, Verdicts
 from relay.upstream.pool import Pool
 from relay.upstream.terms import Terms
+from tests.surroundings import until
 from tests.upstream.conftest import MESSAGE, ONE, TWO, Opening, envelope, verdict_of
 
 TERMS = Terms(0.2, is_split=True, patience=5.0)
@@ -89,6 +90,36 @@ async def test_the_slot_of_a_late_answer_is_free_for_other_mail(open_pool: Openi
         assert len(sink.conversations) == 1  # no more are kept than may be in use
         assert isinstance(await verdict_of(pool), Delivered)
         assert sink.intake.connections == 4
+
+
+@pytest.mark.parametrize(("connections", "most"), [(1, 5), (2, 10)])
+async def test_a_smarthost_that_answers_nobody_bears_so_many_late_sessions_and_no_more(
+    open_pool: Opening, connections: int, most: int
+) -> None:
+    async with open_pool("dot stall=forever", route={"max_connections": connections}) as (pool, sink):
+        terms = Terms(0.03, patience=60.0)
+        late = []
+        for _ in range(most + 3):
+            attempt = await pool.forward(envelope(), MESSAGE, terms)
+            assert attempt.late is not None
+            late.append(attempt.late)
+        for task in late[:3]:  # the oldest
+            verdict = await asyncio.wait_for(final(task), 1)
+            assert isinstance(verdict, Deferred) and verdict.in_doubt
+        assert not any(task.done() for task in late[3:])
+        await until(lambda: len(sink.conversations) == most)
+        pool.close()
+        await asyncio.wait(late, timeout=1)
+
+
+async def test_those_that_are_late_at_once_are_so_many_too(open_pool: Opening) -> None:
+    async with open_pool("dot stall=forever", route={"max_connections": 4}) as (pool, sink):
+        late: list[asyncio.Task[Verdicts]] = []
+        for _ in range(8):
+            attempts = await asyncio.gather(*(pool.forward(envelope(), MESSAGE, Terms(0.05, patience=60.0)) for _ in range(4)))
+            late += [attempt.late for attempt in attempts if attempt.late is not None]
+        await until(lambda: len(sink.conversations) == 20)
+        assert len(late) == 32 and [task.done() for task in late] == [True] * 12 + [False] * 20
 
 
 async def test_who_was_refused_before_the_dot_keeps_the_verdict(open_pool: Opening) -> None:

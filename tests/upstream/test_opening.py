@@ -62,7 +62,7 @@ async def test_a_name_that_leads_inside_a_moment_later_leads_nowhere() -> None:
         guard = Guard(["127.0.0.1/32"], [sink.port], look_up)
         target = Target("mail.example.com", sink.port, is_guarded=True)
         (await opened(target, guard)).close()
-        assert (await refused(target, guard)).stage == "guard"
+        assert (await refused(target, guard)).stage == "dns"
         (await opened(target, guard)).close()
         assert sink.intake.connections == 2 and not answers
 

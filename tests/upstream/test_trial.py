@@ -160,12 +160,17 @@ async def test_what_the_guard_forbids_is_said_in_one_sentence_for_all(host: str,
     assert trial == Trial(False, "guard", HOST, "ECONNECTION")
 
 
-async def test_a_name_that_leads_inside_is_refused_in_the_same_words(sink: Sink) -> None:
+async def test_a_name_that_leads_inside_is_answered_as_one_that_leads_nowhere(sink: Sink) -> None:
+    async def nowhere(host: str, port: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "no such host")
+
     async def look_up(host: str, port: int) -> list[str]:
         return ["127.0.0.1"]
 
     target = Target("mail.example.com", sink.port, is_guarded=True)
-    assert await tried(target, Guard(allow_ports=[sink.port], lookup=look_up)) == Trial(False, "guard", HOST, "ECONNECTION")
+    inside = await tried(target, Guard(allow_ports=[sink.port], lookup=look_up))
+    assert inside == await tried(target, Guard(allow_ports=[sink.port], lookup=nowhere))
+    assert (inside.stage, inside.code) == ("dns", "EDNS")
     assert await tried(target, Guard(lookup=look_up)) == Trial(False, "guard", PORT, "ECONNECTION")
     assert sink.intake.connections == 0
 
