@@ -159,8 +159,8 @@ async def test_what_is_killed_and_comes_back_is_used_again(place: Path) -> None:
         await load.relay.await_event("smarthost_down")
         await load.sinks[0].start()
         await until(lambda: len(load.sinks[0].copies()) > before, 30, "mail at the one that is back")
+        await load.relay.await_event("smarthost_up", 30)  # it may be another worker's mail that was seen there
         load.is_over = True
         await asyncio.gather(*clients)
-        assert load.relay.events("smarthost_up")
         assert {reply.sent.outcome for reply in load.replies} == {"taken"}
         await load.close_account()

@@ -35,13 +35,13 @@ async def test_an_address_that_never_answers_has_only_its_share_of_the_time() ->
         port = deaf.getsockname()[1]
         with socket.create_connection(("127.0.0.3", port)):  # its queue is full: who comes now is left without an answer
             async with a_sink(port=port):
-                target = Target("mail.example.com", port, connect_timeout=0.6, is_guarded=True)
+                target = Target("mail.example.com", port, connect_timeout=2.0, is_guarded=True)
                 began = time.monotonic()
                 (await opened(target, leading("127.0.0.3", "127.0.0.1"))).close()
-                assert 0.25 <= time.monotonic() - began < 0.6
+                assert 0.9 <= time.monotonic() - began < 2.0
                 none = await refused(target, leading("127.0.0.3", "127.0.0.3"))
                 assert none.stage == "connect" and none.code == "ETIMEDOUT" and "did not answer in time" in none.text
-                assert time.monotonic() - began < 1.8
+                assert time.monotonic() - began < 7
 
 
 async def test_a_host_that_is_forbidden_is_ours_and_nobody_is_dialled() -> None:

@@ -30,7 +30,7 @@ async def tried(target: Target, guard: Guard | None = None, sender: str = SENDER
     """What a trial says; never a secret, and on time."""
     began = time.monotonic()
     trial = await try_out(target, guard or Guard(), "relay.example", sender, recipient, budget)
-    assert time.monotonic() - began < budget + 0.3
+    assert time.monotonic() - began < budget + 1.5
     assert PASSWORD not in repr(trial) and "\n" not in trial.text and "\r" not in trial.text
     assert trial.is_success == (trial.stage == "done") == (trial.code == "")
     return trial
