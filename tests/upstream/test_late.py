@@ -97,14 +97,14 @@ async def test_a_smarthost_that_answers_nobody_bears_so_many_late_sessions_and_n
     open_pool: Opening, connections: int, most: int
 ) -> None:
     async with open_pool("dot stall=forever", route={"max_connections": connections}) as (pool, sink):
-        terms = Terms(0.03, patience=60.0)
+        terms = Terms(0.4, patience=60.0)
         late = []
         for _ in range(most + 3):
             attempt = await pool.forward(envelope(), MESSAGE, terms)
             assert attempt.late is not None
             late.append(attempt.late)
         for task in late[:3]:  # the oldest
-            verdict = await asyncio.wait_for(final(task), 1)
+            verdict = await asyncio.wait_for(final(task), 5)
             assert isinstance(verdict, Deferred) and verdict.in_doubt
         assert not any(task.done() for task in late[3:])
         await until(lambda: len(sink.conversations) == most)
@@ -116,7 +116,7 @@ async def test_those_that_are_late_at_once_are_so_many_too(open_pool: Opening) -
     async with open_pool("dot stall=forever", route={"max_connections": 4}) as (pool, sink):
         late: list[asyncio.Task[Verdicts]] = []
         for _ in range(8):
-            attempts = await asyncio.gather(*(pool.forward(envelope(), MESSAGE, Terms(0.05, patience=60.0)) for _ in range(4)))
+            attempts = await asyncio.gather(*(pool.forward(envelope(), MESSAGE, Terms(0.5, patience=60.0)) for _ in range(4)))
             late += [attempt.late for attempt in attempts if attempt.late is not None]
         await until(lambda: len(sink.conversations) == 20)
         assert len(late) == 32 and [task.done() for task in late] == [True] * 12 + [False] * 20
@@ -188,7 +188,7 @@ async def test_a_pool_that_closes_ends_the_wait_and_the_doubt_remains(open_pool:
         late = [await overdue(pool) for _ in range(2)]
         pool.close()
         for task in late:
-            verdict = await asyncio.wait_for(final(task), 1)
+            verdict = await asyncio.wait_for(final(task), 5)
             assert isinstance(verdict, Deferred) and verdict.in_doubt
         while sink.conversations:
             await asyncio.sleep(0.01)
