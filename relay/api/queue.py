@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.security import HTTPBasicCredentials
-from pydantic import BaseModel
 
 from relay.accounts.owner import Owner
 from relay.accounts.user import User
+from relay.api.fault import FaultBody
 from relay.api.listing import NO_STORE, answer_pages
 from relay.api.native import _owner_scheme, _user_scheme, admit
 from relay.api.queue_view import Flushed, QueueCounts, QueueDetail, QueueList, in_full, in_short, owed
@@ -33,26 +33,15 @@ SETTLING = 10.0
 """Seconds in which the transaction that put an entry has settled it, or withdrawn it again."""
 
 
-class _FaultText(BaseModel):
-    code: str
-    message: str
-
-
-class Fault(BaseModel):
-    """An error."""
-
-    error: _FaultText
-
-
 _FAULTS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Fault, "description": "A parameter that cannot be used"},
-    401: {"model": Fault, "description": "Wrong credentials"},
-    403: {"model": Fault, "description": "The owner is disabled, or the SMTP user may not do this"},
-    429: {"model": Fault, "description": "Too many failed attempts"},
-    503: {"model": Fault, "description": "The store or the spool cannot be used now"},
+    400: {"model": FaultBody, "description": "A parameter that cannot be used"},
+    401: {"model": FaultBody, "description": "Wrong credentials"},
+    403: {"model": FaultBody, "description": "The owner is disabled, or the SMTP user may not do this"},
+    429: {"model": FaultBody, "description": "Too many failed attempts"},
+    503: {"model": FaultBody, "description": "The store or the spool cannot be used now"},
 }
-_UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Fault, "description": "No such message of this owner"}}
-_CONFLICT: dict[int | str, dict[str, Any]] = _UNKNOWN | {409: {"model": Fault, "description": "The message is held, or being sent"}}
+_UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": FaultBody, "description": "No such message of this owner"}}
+_CONFLICT: dict[int | str, dict[str, Any]] = _UNKNOWN | {409: {"model": FaultBody, "description": "The message is held, or being sent"}}
 
 
 @dataclass(frozen=True, slots=True)
