@@ -18,8 +18,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from relay.accounts.arranging import Arranging
 from relay.accounts.changes import Changes
 from relay.accounts.directory import Directory
 from relay.accounts.presence import Presence
@@ -27,8 +27,7 @@ from relay.accounts.provisioning import Provisioning
 from relay.accounts.registry import Registry
 from relay.accounts.secrets import Key, KeyUnusable, fingerprint, open_key
 from relay.accounts.throttle import Throttle
-from relay.accounts.token import Tokens
-from relay.config import LEASE_MARGIN, ConfigError, Settings
+from relay.config import LEASE_MARGIN, ConfigError
 from relay.entry import file_shortage, open_certificate, open_doors, raise_file_limit, see_certificate
 from relay.journal import Journal
 from relay.outlet import check_outlet, open_dispatch, open_guard, own_route, retry_schedule, retry_share, terms, worker_share
@@ -48,6 +47,9 @@ from relay.spool.spool import Spool
 from relay.store import fitness
 from relay.store.client import Store, StoreForeign
 from relay.store.embedded import socket_url
+
+if TYPE_CHECKING:
+    from relay.config.settings import Settings
 
 RETRY_NICE = 10
 """What the retry process adds to its niceness."""
@@ -255,6 +257,7 @@ async def run_smtp(settings: Settings, incarnation: str, part: SmtpPart, ready: 
             if house.late:  # what they listened for stays in doubt, which they record
                 await asyncio.wait(house.late, timeout=settings.store.timeout_seconds)
             await teller.close(settings.store.timeout_seconds)
+            house.outbox.close()
             journal.tell_figures()
 
 
@@ -303,6 +306,8 @@ async def _spool(settings: Settings, incarnation: str, journal: Journal, linger:
 async def run_api(settings: Settings, incarnation: str, sock: socket.socket, ready: Callable[[], None]) -> None:
     """The API process."""
     # Here, because the other processes need none of what the API needs, which is a sixth of a worker's memory.
+    from relay.accounts.arranging import Arranging
+    from relay.accounts.token import Tokens
     from relay.api.app import create_app
     from relay.api.rooms import Rooms as Behind
     from relay.api.server import serve_api

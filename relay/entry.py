@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from relay.config import ConfigError, Settings
+from relay.config import ConfigError
 from relay.session.certificate import Certificate, CertificateUnusable, check_certificate
 from relay.session.descriptors import make_room, shortage
 from relay.session.door import Door
 from relay.session.listener import bind
 from relay.session.ticket import Tickets
+
+if TYPE_CHECKING:
+    from relay.config.settings import Settings
 
 
 def open_certificate(settings: Settings, tickets: Tickets | None) -> Certificate | None:

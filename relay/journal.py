@@ -1,8 +1,11 @@
 """The mail log: one function per named event, its metric beside it.
 
-Promises: one line per event, written before the call returns (so that what a client was told is on record even if the process is
+Promises: one line per event, on record before its client hears of it (so that what a client was told is there even if the process is
 killed next); one id from connect to delivery (a message's id begins with its connection's); no secret ever reaches a line, because
 no function takes one. Metrics are prometheus-client's, over all processes when PROMETHEUS_MULTIPROC_DIR is set.
+
+A line is written before the call returns, unless somebody has taken it on to flush (`gather`): then the lines of one turn of the loop are
+one write, and who took that on lets no reply out before it. Alarms wait for nobody, and take what has gathered with them.
 
 Every line has `ts` (UTC, microseconds), `event` and `node`. The events, their fields and their meaning are listed in the README.
 """
@@ -12,9 +15,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
+import threading
 import time
 import traceback
-from bisect import bisect_left
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -42,78 +48,126 @@ FORWARD_SECONDS = Histogram("relay_forward_seconds", "From the final dot in to t
 
 _quote = json.encoder.encode_basestring_ascii
 """A text as a JSON string, as json.dumps writes it."""
+_WRITERS: dict[type, Callable[[Any], str]] = {str: _quote, int: int.__repr__, bool: {True: "true", False: "false"}.__getitem__}
+
+
+PIPE_WRITE = 4096
+"""Octets that a pipe takes at once, so that no other process's come in between (PIPE_BUF, pipe(7)); to a file O_APPEND does that."""
 
 
 class Tally:
     """What every message and connection counts, kept in plain numbers until it is told: a figure of prometheus-client costs over 1 µs."""
 
     def __init__(self) -> None:
-        self._taken = MESSAGES.labels("taken")
+        self._taken, self._refused = MESSAGES.labels("taken"), MESSAGES.labels("refused")
+        self._authenticated = AUTHENTICATIONS.labels("ok")
         self._clear()
 
     def _clear(self) -> None:
-        self.connections = self.messages = self.recipients = self.octets = 0
-        self._seconds = 0.0
-        self._buckets = [0] * len(_FORWARD_BOUNDS)
-
-    def take(self, recipients: int, octets: int, seconds: float) -> None:
-        """A message was taken."""
-        self.messages += 1
-        self.recipients += recipients
-        self.octets += octets
-        self._seconds += seconds
-        self._buckets[bisect_left(_FORWARD_BOUNDS, seconds)] += 1
+        self.connections = self.logins = 0
+        self.refusals: dict[str, int] = {}
+        """By reason."""
+        self.taken: list[tuple[int, int, float]] = []
+        """Of each message its recipients, its octets, and how many seconds it took."""
 
     def tell(self) -> None:
         """Add it to the figures. Of prometheus-client 0.2x Histogram._sum and ._buckets are relied on: it has no call for many at once."""
         if self.connections:
             CONNECTIONS.inc(self.connections)
-        if self.messages:
-            self._taken.inc(self.messages)
-            RECIPIENTS.inc(self.recipients)
-            BYTES.inc(self.octets)
-            FORWARD_SECONDS._sum.inc(self._seconds)
-            for bucket, count in zip(FORWARD_SECONDS._buckets, self._buckets, strict=True):
-                if count:
-                    bucket.inc(count)
+        if self.logins:
+            self._authenticated.inc(self.logins)
+        for reason, count in self.refusals.items():
+            self._refused.inc(count)
+            REFUSALS.labels(reason).inc(count)
+        if self.taken:
+            recipients, octets, seconds = zip(*self.taken, strict=True)
+            self._taken.inc(len(seconds))
+            RECIPIENTS.inc(sum(recipients))
+            BYTES.inc(sum(octets))
+            FORWARD_SECONDS._sum.inc(sum(seconds))
+            ordered, below = sorted(seconds), 0
+            for bucket, bound in zip(FORWARD_SECONDS._buckets, _FORWARD_BOUNDS, strict=True):
+                upto = bisect_right(ordered, bound)
+                if upto > below:
+                    bucket.inc(upto - below)
+                    below = upto
         self._clear()
 
 
 class Journal:
-    """Writes events to one file descriptor, a line at a time; O_APPEND lets several processes share a file."""
+    """Writes events to one file descriptor, whole lines at a time; O_APPEND lets several processes share a file."""
 
     def __init__(self, fd: int, node: str, style: str = "json") -> None:
         self._fd = fd
+        self._is_json = style == "json"
         self._node = node
         self._quoted = json.dumps(node)
-        self._is_json = style == "json"
         self._second = -1
         self._stamp = ""
         self._encode = json.JSONEncoder(separators=(",", ":")).encode
         self._tally = Tally()
-        self._refused = MESSAGES.labels("refused")
+        self._is_pipe = _is_pipe(fd)
+        self.waiting: list[str] = []
+        """Lines that are to be written at the end of the turn."""
+        self._on_first: Callable[[], None] | None = None
+        self._thread = 0
 
     def event(self, name: str, **fields: Any) -> None:
         """Write one line. Rooms call the named functions below, which also count."""
-        self._write(name, self._encode(fields)[1:-1] if self._is_json else _logfmt(fields))
+        if not self._is_json:
+            self._write(name, _logfmt(fields))
+            return
+        try:  # nearly all are flat: as the encoder writes them, in half the time
+            text = ",".join([f'"{field}":{_WRITERS[value.__class__](value)}' for field, value in fields.items()])
+        except KeyError:
+            text = self._encode(fields)[1:-1]
+        self._write(name, text)
 
     def _write(self, name: str, fields: str) -> None:
         """Write one line; `fields` as the style has them. What all lines begin with need not go through an encoder each time."""
+        if self._is_json:
+            line = f'{{"ts":"{self._now()}","event":"{name}","node":{self._quoted}{"," if fields else ""}{fields}}}\n'
+        else:
+            line = f"ts={self._now()} event={name} node={self._node}{' ' if fields else ''}{fields}\n"
+        if self._on_first is None or threading.get_ident() != self._thread:
+            self._record(line)
+            return
+        self.waiting.append(line)
+        if len(self.waiting) == 1:
+            self._on_first()
+
+    def _now(self) -> str:
+        """The present, to the microsecond."""
         now = time.time()
         second = int(now)
         if second != self._second:
             self._second = second
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        ts = f"{self._stamp}.{int((now - second) * 1e6):06d}Z"
-        if self._is_json:
-            text = f'{{"ts":"{ts}","event":"{name}","node":{self._quoted}{"," if fields else ""}{fields}}}\n'
-        else:
-            text = f"ts={ts} event={name} node={self._node}{' ' if fields else ''}{fields}\n"
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+        return f"{self._stamp}{int((now - second) * 1e6):06d}Z"
+
+    # -- on record -----------------------------------------------------------------------------------------------------------
+
+    def gather(self, on_first: Callable[[], None] | None) -> None:
+        """Keep what this thread writes until `flush`; `on_first` hears of the first line to wait. None: keep nothing from now on."""
+        self.flush()
+        self._on_first, self._thread = on_first, threading.get_ident()
+
+    def flush(self) -> None:
+        """Write what has gathered; on record on return, as far as it can be."""
+        if self.waiting:
+            lines, self.waiting = self.waiting, []
+            for part in _by_pipe(lines) if self._is_pipe else ("".join(lines),):
+                self._record(part)
+
+    def _record(self, text: str) -> None:
+        """Write whole lines."""
+        left = text.encode("ascii", "backslashreplace")
         try:
-            os.write(self._fd, text.encode("ascii", "backslashreplace"))
+            while left:  # a disk that is nearly full takes a part, and says so only of the next
+                left = left[os.write(self._fd, left) :]
         except OSError:
             # A full log disk must not stop mail whose account is in the ledger; the counter shows it.
-            ALARMS.labels("journal_lost").inc()
+            ALARMS.labels("journal_lost").inc(left.count(b"\n"))
 
     def tell_figures(self) -> None:
         """Bring the figures up to date; whoever takes messages calls it now and then, and at the end."""
@@ -138,7 +192,7 @@ class Journal:
 
     def authenticated(self, id: str, user: str, mechanism: str) -> None:
         """AUTH succeeded."""
-        AUTHENTICATIONS.labels("ok").inc()
+        self._tally.logins += 1
         self.event("authenticated", id=id, user=user, mechanism=mechanism)
 
     def auth_refused(self, id: str, user: str, client: str, reply: str) -> None:
@@ -150,8 +204,7 @@ class Journal:
 
     def refused(self, id: str, user: str, reason: str, units: int, reply: str, retry_after: int | None) -> None:
         """The ledger, the account or its owner's settings refused the transaction before 354, or at the dot."""
-        self._refused.inc()
-        REFUSALS.labels(reason).inc()
+        self._tally.refusals[reason] = self._tally.refusals.get(reason, 0) + 1
         self.event("refused", id=id, user=user, reason=reason, units=units, retry_after=retry_after, reply=reply)
 
     def taken(
@@ -171,15 +224,15 @@ class Journal:
 
         `spooled` are the recipients the spool answers for, waiting or to be reported on; the others were delivered to.
         """
-        self._tally.take(len(recipients), octets, seconds)
+        self._tally.taken.append((len(recipients), octets, seconds))
         if self._is_json and not spooled:  # as below, in half the time: nearly every message ends here
             q = _quote
             to = q(recipients[0]) if len(recipients) == 1 else ",".join(map(q, recipients))
-            self._write(
-                "taken",
+            fields = (
                 f'"id":{q(id)},"user":{q(user)},"sender":{q(sender)},"recipients":[{to}],"units":{units},'
-                f'"at":{at},"octets":{octets},"seconds":{seconds:.6f},"reply":{q(reply)}',
+                f'"at":{at},"octets":{octets},"seconds":{seconds:.6f},"reply":{q(reply)}'
             )
+            self._write("taken", fields)
             return
         self.event(
             "taken", id=id, user=user, sender=sender, recipients=recipients, units=units, at=at, octets=octets,
@@ -263,10 +316,30 @@ class Journal:
         """Something a person must look at."""
         ALARMS.labels(name).inc()
         self.event(name, alarm=True, **fields)
+        if threading.get_ident() == self._thread:
+            self.flush()
 
     def bug(self, id: str, error: BaseException) -> None:
         """An error that nothing expected, with its traceback; the client heard 451 and a constant text."""
         self.alarm("bug", id=id, error=type(error).__name__, traceback="".join(traceback.format_exception(error)))
+
+
+def _is_pipe(fd: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(fd).st_mode)
+    except OSError:  # it cannot be written to either
+        return False
+
+
+def _by_pipe(lines: Sequence[str]) -> Iterator[str]:
+    """Lines, as many at once as a pipe takes without another process's in between."""
+    part = ""
+    for line in lines:
+        if part and len(part) + len(line) > PIPE_WRITE:
+            yield part
+            part = ""
+        part += line
+    yield part
 
 
 def _logfmt(line: dict[str, Any]) -> str:

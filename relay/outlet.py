@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from relay.config import ConfigError, Settings
+from relay.config import ConfigError
 from relay.journal import Journal
 from relay.retry.schedule import Schedule
 from relay.store.client import Store
@@ -16,6 +16,9 @@ from relay.upstream.dispatch import Dispatch
 from relay.upstream.guard import Guard
 from relay.upstream.route import Choice, Route, Target, tls_context
 from relay.upstream.terms import Terms
+
+if TYPE_CHECKING:
+    from relay.config.settings import Settings
 
 
 def own_route(settings: Settings) -> Route:
@@ -90,20 +93,16 @@ def worker_share(settings: Settings, target: Target) -> Target:
     """
     if not target.is_guarded:
         return target
-    return replace(target, max_connections=max(1, (target.max_connections - 1) // _workers(settings)))
+    return replace(target, max_connections=max(1, (target.max_connections - 1) // settings.smtp.processes))
 
 
 def retry_share(settings: Settings, target: Target) -> Target:
     """What of them is the retry process's: what the workers leave."""
     most = settings.retry.max_connections
     if target.is_guarded:
-        left = target.max_connections - _workers(settings) * worker_share(settings, target).max_connections
+        left = target.max_connections - settings.smtp.processes * worker_share(settings, target).max_connections
         most = min(most, max(1, left))
     return replace(target, max_connections=most)
-
-
-def _workers(settings: Settings) -> int:
-    return settings.smtp.workers or os.cpu_count() or 1
 
 
 def terms(settings: Settings) -> Terms:

@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from relay.config import ConfigError, Settings
+from relay.config import ConfigError
+from relay.config.settings import Settings
 
 _SHELL = frozenset({"RELAY_CONFIG", "RELAY_LOADTEST_TOKEN"})
 """Variables that are the shell door's, not settings."""

@@ -26,7 +26,8 @@ from pathlib import Path
 from prometheus_client import values
 from pydantic import SecretStr
 
-from relay.config import LEASE_MARGIN, ConfigError, Settings
+from relay.config import LEASE_MARGIN, ConfigError
+from relay.config.settings import Settings
 from relay.daemon import Rooms, check_doors, join, keep_figures, new_incarnation, open_journal, open_rooms, open_spool
 from relay.estate import Estate
 from relay.journal import WORKER_DEATHS, Journal
@@ -200,7 +201,7 @@ class Supervisor:
 
     async def _run_workers(self, estate: Estate, on_ready: Callable[[str], None]) -> None:
         smtp = self._settings.smtp
-        count = (smtp.workers or os.cpu_count() or 1) if "smtp" in self._roles else 0
+        count = smtp.processes if "smtp" in self._roles else 0
         workers = [Worker("smtp", number) for number in range(count)]
         workers += [Worker("retry", 0)] if "retry" in self._roles else []
         workers += [Worker("api", 0)] if "api" in self._roles else []

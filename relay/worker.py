@@ -15,15 +15,18 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
 from prometheus_client import multiprocess
 
-from relay.config import Settings
 from relay.daemon import new_incarnation
 from relay.journal import Journal
 from relay.session.ticket import Tickets
+
+if TYPE_CHECKING:
+    from relay.config.settings import Settings
 
 Role = Literal["smtp", "retry", "api"]
 
@@ -103,7 +106,7 @@ class Worker:
         return status
 
     async def _start(self, around: Surroundings, ready: int) -> asyncio.subprocess.Process:
-        given = _hand_over(Given(_plain(around.settings), self.number, around.tickets if self.role == "smtp" else None))
+        given = hand_over(Given(around.settings, self.number, around.tickets if self.role == "smtp" else None))
         command = [sys.executable, "-m", "relay", "worker", "--role", self.role, "--incarnation", self.incarnation]
         command += ["--ready", str(ready), "--given", str(given)]
         passed = [ready, given]
@@ -139,17 +142,36 @@ class Worker:
             os.close(reader)
 
 
-def _plain(settings: Settings) -> Settings:
-    """The settings without the class they were read by, which cannot be pickled."""
-    return Settings.model_construct(**{name: getattr(settings, name) for name in Settings.model_fields})
+class _Secret:
+    """A value that no repr shows, as the settings keep it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def get_secret_value(self) -> str:
+        """The value."""
+        return self._value
 
 
-def _hand_over(given: Given) -> int:
+def _plain(value: Any) -> Any:
+    """Settings without the library that has checked them: with it a worker would need 11 MB more."""
+    from pydantic import BaseModel, SecretStr
+
+    if isinstance(value, BaseModel):
+        return SimpleNamespace(**{name: _plain(getattr(value, name)) for name in type(value).model_fields})
+    if isinstance(value, SecretStr):
+        return _Secret(value.get_secret_value())
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else value
+
+
+def hand_over(given: Given) -> int:
     """What a child is to read: a file that was changed since this relay was started counts at a restart."""
     if given.tickets is not None:
         given.tickets.move_on()
     fd = os.memfd_create("given")
-    os.write(fd, pickle.dumps(given))
+    os.write(fd, pickle.dumps(replace(given, settings=_plain(given.settings))))
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
 

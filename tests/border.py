@@ -35,7 +35,7 @@ class ServerOfStore:
 
 
 class Border:
-    """Between the relay and its store: can be closed, or close itself at one script of the ledger, before or after it was carried out."""
+    """Between the relay and its store: can be closed, or close itself at an operation of the ledger, before or after it was done."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -47,21 +47,18 @@ class Border:
         self.port = 0
         self.seen: list[bytes] = []
         """Every piece of what the relay has asked the store."""
-        self._ledger = Ledger(Store("redis://127.0.0.1:1"), Rules())
-        self.settle = self._ledger._settle.digest.encode()
-        self.reserve = self._ledger._reserve.digest.encode()
+        self.settle, self.reserve = b"\r\nsettle\r\n", b"\r\nreserve\r\n"
 
     @property
     def url(self) -> str:
         """The store's URL for the relay."""
         return f"redis://127.0.0.1:{self.port}"
 
-    async def start(self) -> None:
-        """Open for traffic. The store knows the scripts from here on: each call of one carries it out."""
+    async def start(self, rules: Rules) -> None:
+        """Open for traffic. The store knows the script of a ledger with these rules from here on: each call carries it out."""
         store = Store(f"redis://127.0.0.1:{self._to}")
         try:
-            for script in (self._ledger._settle, self._ledger._reserve):
-                await store.command("SCRIPT", "LOAD", script.text)
+            await store.command("SCRIPT", "LOAD", Ledger(store, rules).script.text)
         finally:
             await store.close()
         self._server = await asyncio.start_server(self._pass, "127.0.0.1", 0)

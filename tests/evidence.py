@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from relay.loadkit.attempt import Attempt
-from relay.quota.ledger import Ledger, key
+from relay.quota.ledger import Ledger
 from relay.quota.limit import Rules
 from relay.spool.spool import Spool
 from relay.store.client import Store
@@ -59,21 +59,18 @@ async def read_books(url: str, users: Iterable[str], rules: Rules) -> list[Book]
         for user in users:
             usage = await ledger.usage(user)
             assert usage is not None, user
-            books.append(Book(user, usage.hourly_limit, usage.total_limit, usage.taken, usage.in_flight, await _commits(store, user)))
+            books.append(Book(user, usage.hourly_limit, usage.total_limit, usage.taken, usage.in_flight, await _commits(ledger, user)))
     finally:
         await store.close()
     return books
 
 
-async def _commits(store: Store, user: str) -> tuple[Commit, ...] | None:
+async def _commits(ledger: Ledger, user: str) -> tuple[Commit, ...] | None:
     """The ledger's records of what it charged, in order; None where the oldest are not kept any more."""
-    commits: list[Commit] = []
-    for _, fields in await store.command("XRANGE", f"{key(user)}:settles", "-", "+"):
-        id, _, accepted, _, outcome, at, taken, _ = fields[1].decode().split(" ")
-        if not commits and int(taken) != int(accepted):
-            return None
-        commits.append(Commit(id, int(accepted), int(at), outcome == "late"))
-    return tuple(commits)
+    records = await ledger.records(user)
+    if records and records[0].taken != records[0].accepted:
+        return None
+    return tuple(Commit(record.id, record.accepted, record.at, record.outcome == "late") for record in records)
 
 
 async def read_evidence(

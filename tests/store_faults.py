@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from relay.config.settings import Settings as RelaySettings
+from relay.daemon import quota_rules
 from relay.loadkit.attempt import Attempt
 from relay.loadkit.caller import Caller, Unwelcome, dial
 from relay.loadkit.message import Template
@@ -249,7 +251,7 @@ async def scene(
         if bordered and store is not None:
             border = Border(store.port)
             stack.push_async_callback(border.stop)
-            await border.start()
+            await border.start(quota_rules(RelaySettings.model_validate(merged(QUICK, more or {}))))
         relay = await stack.enter_async_context(running(place / "relay", sink.port, is_started=False))
         url = border.url if border is not None else store.url if store is not None else ""
         shared: Settings = {"upstream": {"port": sink.port}, "store": {"url": url}, "accounts": {"key_file": str(place / "key")}}

@@ -25,7 +25,7 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from relay.cli.app import app
-from relay.config import Settings
+from relay.config.settings import Settings
 from relay.source import load
 
 ROOT = Path(__file__).parents[1]

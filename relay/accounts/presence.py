@@ -1,12 +1,17 @@
 """Presence: how many connections a user has at all workers and nodes together, and that they are no more than a limit.
 
 Promises:
-- Never more than the limit have been let in and not left, however many workers ask at the same moment, and nobody is refused while
-  fewer are: each worker says in one script how many it has and how many more it wants, and hears how many fit. (A node cut off from
-  the store for longer than its lease keeps the connections it has; meanwhile others may be let in in their place.)
-- A worker says how many it has, never one more or one less: what was lost or said twice is put right by what it says next, at the
-  latest a third of a lease later.
+- Never more than the limit have been let in and not left, however many workers ask at the same moment: each worker says in one script
+  how many it has and how many more it wants, and hears how many fit. (A node cut off from the store for longer than its lease keeps
+  the connections it has; meanwhile others may be let in in their place.)
+- Nobody is refused while fewer are: a refusal is asked for twice, and what a worker keeps back in between is given back.
+- A worker says how many it has, never one less: what was lost or said twice is put right by what it says next, at the latest a third
+  of a lease later.
 - The connections of a worker that was killed count until its lease has ended. A user without connections takes no memory.
+
+An application that makes a connection for each message would have the store told twice of each. So while all workers together have no
+more than half of what a user may have, a place that somebody leaves is kept for LINGER seconds, for who comes next: nobody then needs it
+elsewhere. As soon as a worker hears that it is more than half, it keeps none; and it hears that whenever it gives one back.
 """
 
 from __future__ import annotations
@@ -14,16 +19,30 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from relay.accounts.user import user_key
 from relay.store.client import Script, Store, StoreRefused, StoreUnavailable
 
 LEASE = 60.0
 """Seconds for which what a worker said of its connections holds."""
+LINGER = 0.2
+"""Seconds for which a place that was left is kept."""
 BATCH = 100
 """Users of whom a worker speaks at a time when it renews its leases."""
 
 _SAY = Script.load("relay.accounts", "presence.lua")
+
+
+class _Said(NamedTuple):
+    """What the store was told last of a user, and what it answered."""
+
+    places: int
+    """The connections it believes are here."""
+    others: int
+    """Those of the other workers."""
+    ends: float
+    """Until when this worker's may be relied on: well before its lease ends; the loop's time."""
 
 
 class Presence:
@@ -40,6 +59,11 @@ class Presence:
         self._waiting: dict[str, list[asyncio.Future[bool]]] = {}
         self._untold: set[str] = set()
         """Users of whom the store may believe something else."""
+        self._said: dict[str, _Said] = {}
+        """Of users of whom nothing else is being said just now."""
+        self._left: set[str] = set()
+        """Users of whom the store may believe in more connections than there are, for a moment."""
+        self._giving_back: asyncio.TimerHandle | None = None
         self._renewals: dict[str, list[asyncio.Future[bool]]] = {}
         self._talks: dict[str, asyncio.Task[None]] = {}
         """One at a time for each user, so that each begins where the one before has ended."""
@@ -48,6 +72,18 @@ class Presence:
         """Whether one more connection of a user fits; it counts until `leave`. Raises StoreUnavailable."""
         if not self._limit:
             return True
+        said = None if user in self._untold else self._said.get(user)
+        if said is not None and self._held[user] < said.places and asyncio.get_running_loop().time() < said.ends:
+            self._held[user] += 1
+            return True
+        if await self._ask(user):
+            return True
+        if self._limit < 2:  # then nobody keeps a place
+            return False
+        await asyncio.sleep(1.5 * LINGER)
+        return await self._ask(user)
+
+    async def _ask(self, user: str) -> bool:
         place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(user, []).append(place)
         self._talk(user)
@@ -64,6 +100,24 @@ class Presence:
             self._held[user] -= 1
             if not self._held[user]:
                 del self._held[user]
+            if not self._keep(user):
+                self._untold.add(user)
+                self._talk(user)
+
+    def _keep(self, user: str) -> bool:
+        """Keep the place that was left, if there are enough; whether it is kept."""
+        said = self._said.get(user)
+        if said is None or 2 * (said.places + said.others) > self._limit:
+            return False
+        self._left.add(user)
+        if self._giving_back is None:
+            self._giving_back = asyncio.get_running_loop().call_later(LINGER, self._give_back)
+        return True
+
+    def _give_back(self) -> None:
+        self._giving_back = None
+        left, self._left = self._left, set()
+        for user in left:
             self._untold.add(user)
             self._talk(user)
 
@@ -82,7 +136,9 @@ class Presence:
 
     async def close(self) -> None:
         """Say that nothing is left."""
-        left = self._held.keys() | self._untold
+        if self._giving_back is not None:
+            self._giving_back.cancel()
+        left = self._held.keys() | self._untold | self._left
         self._held.clear()
         await self._tell(left)
 
@@ -104,13 +160,17 @@ class Presence:
 
     async def _talk_of(self, user: str) -> None:
         """Talk with the store about a user until there is nothing more to say."""
+        is_heard = False
         try:
             while (places := self._waiting.pop(user, [])) or user in self._untold:
                 self._untold.discard(user)
                 renewals = self._renewals.pop(user, [])
+                if is_heard and not places and not renewals and self._keep(user):  # who left meanwhile
+                    break
                 is_heard = False
                 try:
-                    let_in = await self._say(user, len(places))
+                    self._give(user, places, await self._say(user, len(places)))
+                    is_heard = True
                 except (StoreUnavailable, StoreRefused) as error:
                     self._untold.add(user)  # `run` says it again
                     for place in places:
@@ -118,9 +178,6 @@ class Presence:
                             place.set_exception(type(error)(str(error)))
                     if user not in self._waiting and user not in self._renewals:
                         break
-                else:
-                    is_heard = True
-                    self._give(user, places, let_in)
                 finally:
                     for renewal in renewals:
                         if not renewal.done():
@@ -141,9 +198,14 @@ class Presence:
 
     async def _say(self, user: str, wanted: int) -> int:
         """Say how many connections a user has here, and hear how many of those wanted are let in."""
-        answer = -1
-        while answer < 0:  # something newer was said before; or the store remembers it from before it came back
-            self._serial = max(self._serial, -answer) + 1
-            numbers = (self._serial, self._held[user], wanted, self._limit, int(self._lease * 1000))
-            answer = await self._store.run(_SAY, f"{user_key(user)}:sessions", self._incarnation, *numbers)
-        return answer
+        self._said.pop(user, None)  # while the store may believe either, no place is given without it
+        ends = asyncio.get_running_loop().time() + self._lease / 2
+        let_in = -1
+        while let_in < 0:  # something newer was said before; or the store remembers it from before it came back
+            self._serial = max(self._serial, -let_in) + 1
+            held = self._held[user]
+            numbers = (self._serial, held, wanted, self._limit, int(self._lease * 1000))
+            let_in, others = await self._store.run(_SAY, f"{user_key(user)}:sessions", self._incarnation, *numbers)
+        if held + let_in:
+            self._said[user] = _Said(held + let_in, others, ends)
+        return let_in

@@ -226,8 +226,8 @@ class Provisioning:
 
     def _keyed(self, name: str, password: str) -> tuple[tuple[str, Argument], ...]:
         seal = self._key.seal(name, password) if self._is_recoverable else b""
-        secret: tuple[tuple[str, Argument], ...] = (("kind", "h"), ("hash", self._key.hash_password(name, password)))
-        return (*secret, ("seal", seal)) if seal else secret
+        kept = ("hash", self._key.hash_password(name, password)[: secrets.KEPT])
+        return (kept, ("seal", seal)) if seal else (kept,)
 
     def _next_score(self) -> float:
         """Milliseconds since 1970, a little later each time, so that an index keeps the order of creation."""
@@ -268,8 +268,7 @@ class Provisioning:
     async def reset_password(self, name: str, *, owner_id: str | None = None) -> str:
         """Give a user a new generated password; the old one is void at once, on open connections too."""
         password = secrets.new_password()
-        fields = dict(self._keyed(_name_of(name), password))
-        fields.setdefault("seal", "")
+        fields: dict[str, Argument] = {"kind": "h", "seal": "", **dict(self._keyed(_name_of(name), password))}
         after, held = await self._edit_known(name, owner_id, *(part for field in fields.items() for part in field), "gen", 1)
         self._journal.event("user_password_reset", user=name, owner=after.owner_id)
         await self._settle_down({name: held})

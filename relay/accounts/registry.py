@@ -3,6 +3,8 @@
 Promises:
 - Who is found costs one round trip. Who is not found is said to be unknown only after the store has proved to be ours: a store that
   came back empty raises StoreForeign instead, so it never makes a client's good password bad.
+- A password that was right before and is given again is never let in by memory: memory says how the throttle is asked, and spares a
+  slow hash whose stored form is still the same. A wrong one is not remembered.
 - A wrong password and an unknown name take the same steps and the same time; so do an unknown user and another owner's.
 - Listings are read in pages; an index entry without its account is skipped, and removed once it is too old to be one in the making.
 
@@ -13,14 +15,17 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
 
 from relay.accounts import owner as owners
 from relay.accounts import user as users
 from relay.accounts.owner import OWNERS, Owner, is_owner_id, owner_key, parse_owner, users_key
-from relay.accounts.secrets import Key, SlowHash
+from relay.accounts.secrets import Key, SlowHash, is_kept_of
 from relay.accounts.throttle import Attempt
 from relay.accounts.user import Entry, User, is_generated_name, parse_user, user_key
 from relay.store import fitness
@@ -30,12 +35,24 @@ PAGE = 500
 GRACE = 3600.0
 """Seconds after which an index entry without an account is not one in the making."""
 REMEMBERED = 10_000
-"""How many slow verifications a process remembers."""
+"""How many passwords a process remembers to have been right, by their keyed hashes."""
 
 _UNLIST = Script.load("relay.accounts", "unlist.lua")
 _NO_HASH = bytes(32)
 
 Row = list[bytes | None]
+
+
+class _Known(NamedTuple):
+    """A password that was right."""
+
+    mark: bytes
+    row: Row
+    """What the store had of the user then."""
+    user: User | None
+
+
+_NOBODY = _Known(_NO_HASH, [], None)
 
 
 class Registry:
@@ -47,7 +64,8 @@ class Registry:
         self._key = key
         self._clock = clock
         self._slow = SlowHash()
-        self._verified: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()
+        self._salt = secrets.token_bytes(32)
+        self._verified: OrderedDict[str, _Known] = OrderedDict()
 
     # -- users ---------------------------------------------------------------------------------------------------------------
 
@@ -71,35 +89,59 @@ class Registry:
 
     async def verify_user(self, name: str, password: str, attempt: Attempt | None = None) -> User | None:
         """The user whose name and password these are, enabled or not; None if they are nobody's, or the attempt is not admitted."""
+        mark = self._mark(name, password)
+        known = self._verified.get(name, _NOBODY)
+        is_known = hmac.compare_digest(known.mark, mark)
+        if attempt is not None and is_known:
+            # Presumably right: what was found before says how to ask, the store's answer alone who it is.
+            found, on_record = self._store.command("HMGET", user_key(name), *users.CREDENTIALS), attempt.look()
+            user = self._known_again(name, known, await found)
+            if user is None:
+                self._verified.pop(name, None)  # from now on it is a guess like any other
+            elif not await on_record or await attempt.confirmed():
+                return user
+            elif attempt.wait:
+                return None
         row = await self._read(user_key(name), users.CREDENTIALS, attempt)
         if row is None:
             return None
         user = parse_user(name, row)
-        kind, stored = row[-2:]
-        if await self._is_password(name, password, kind, stored or _NO_HASH) and user is not None:
+        if await self._is_password(name, password, row, known if is_known else _NOBODY) and user is not None:
+            self._remember(name, _Known(mark, row, user))
             return user
         await self._check_store()
         return None
 
-    async def _is_password(self, name: str, password: str, kind: bytes | None, stored: bytes) -> bool:
-        mark = self._key.hash_password(name, password)
-        is_match = hmac.compare_digest(mark, stored) and kind == b"h"
+    async def _is_password(self, name: str, password: str, row: Row, known: _Known) -> bool:
+        """Whether a password is the one of a row; `known` is what was found when it was right before."""
+        is_slow, stored = row[-2] == b"s", row[-1] or _NO_HASH
+        is_match = is_kept_of(stored, self._key.hash_password(name, password)) and not is_slow
         if is_match or is_generated_name(name):
             return is_match
         # A name that somebody brought may have a slow hash, so every failure with such a name takes as long. (A name of the
         # generated form never has one: provisioning refuses to import it.)
-        is_slow = kind == b"s"
-        known, known_mark = self._verified.get(name, (b"", b""))
-        if is_slow and known == stored and hmac.compare_digest(known_mark, mark):
-            self._verified.move_to_end(name)
+        if is_slow and row[-2:] == known.row[-2:]:  # a slow hash would cap the rate of connections
             return True
-        is_match = await self._slow.matches(password, stored if is_slow else SlowHash.NOBODY) and is_slow
-        if is_match:
-            # What was proved once is known again by its keyed hash: a slow hash would cap the rate of connections.
-            self._verified[name] = (stored, mark)
-            if len(self._verified) > REMEMBERED:
-                self._verified.popitem(last=False)
-        return is_match
+        return await self._slow.matches(password, stored if is_slow else SlowHash.NOBODY) and is_slow
+
+    def _mark(self, name: str, password: str) -> bytes:
+        """What a password is known by in this process."""
+        return blake2b(f"{name}\0{password}".encode("utf-8", "surrogatepass"), key=self._salt, digest_size=32).digest()
+
+    def _known_again(self, name: str, known: _Known, row: Row) -> User | None:
+        """The user of a password that was right before, if it still is by what the store says now."""
+        if row == known.row:
+            return known.user
+        user = parse_user(name, row)
+        if user is not None and row[-2:] == known.row[-2:]:
+            self._remember(name, _Known(known.mark, row, user))
+            return user
+        return None
+
+    def _remember(self, name: str, known: _Known) -> None:
+        self._verified[name] = known
+        if len(self._verified) > REMEMBERED:
+            self._verified.popitem(last=False)
 
     async def user_pages(self, owner_id: str) -> AsyncIterator[list[Entry]]:
         """Yield an owner's users in the order of their creation, a page at a time; no page is empty."""

@@ -31,6 +31,9 @@ PASSWORD_LENGTH = 22
 """62 ** 22 is more than 2 ** 130."""
 TOKEN_LENGTH = 24
 
+KEPT = 16
+"""Octets that are kept of the keyed hash of a password: as many bits as the password has at least. An older version kept all."""
+
 _ALPHABET = string.ascii_letters + string.digits
 _PASSWORD = re.compile(rf"[A-Za-z0-9]{{{PASSWORD_LENGTH}}}")
 _NONCE = 12
@@ -92,6 +95,11 @@ class Key:
         """The keyed hash of what a session is known by, 32 octets."""
         octets = [part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass") for part in parts]
         return hmac.digest(self._session, b"".join(len(part).to_bytes(4, "big") + part for part in octets), "sha256")
+
+
+def is_kept_of(stored: bytes, mark: bytes) -> bool:
+    """Whether `stored` is what is kept of a password's keyed hash, `mark`."""
+    return len(stored) in (KEPT, len(mark)) and hmac.compare_digest(stored, mark[: len(stored)])
 
 
 def fingerprint(key: Key) -> str:

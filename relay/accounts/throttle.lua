@@ -1,12 +1,13 @@
 -- Count an attempt at a secret before it is made, or say what became of it.
 --
 -- KEYS[1]  the address's key, {t:ADDRESS}
--- ARGV     what: try, failed, succeeded or withdrawn; the attempt's id; window and lease in ms; then for each counter, that of the name
+-- ARGV     what: try, confirm, failed, succeeded or withdrawn; the attempt's id; window and lease in ms; then for each counter, that of the name
 --          first, the suffix of its key and its limit
 -- A counter is a hash: failures, until when they count, until when they bar (all three or none), and for each attempt under way its id
 -- with the end of its lease. One that is under way takes a place like a failure, as it may become one: failures and attempts under way
 -- together never exceed the limit, beyond it there is one at a time. Each failure from the limit on bars for a time that doubles.
--- Answers a try with 0 (go on), -1 (others are under way: ask again) or the ms for which the address is barred.
+-- To confirm is to try and to succeed in one, of a secret that is presumably right.
+-- Answers a try, and what is to be confirmed, with 0 (go on), -1 (others are under way: ask again) or the ms for which the address is barred.
 local what, id, window, lease = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -61,6 +62,10 @@ local function try()
   if wait > 0 or is_full then
     return wait > 0 and wait or -1
   end
+  if what == 'confirm' then
+    redis.call('HDEL', KEYS[1] .. ARGV[5], 'failures', 'until', 'bar')
+    return 0
+  end
   for i = 5, #ARGV, 2 do
     redis.call('HSET', KEYS[1] .. ARGV[i], id, now + lease)
     redis.call('PEXPIRE', KEYS[1] .. ARGV[i], 2 * window + lease)
@@ -68,7 +73,7 @@ local function try()
   return 0
 end
 
-if what == 'try' then
+if what == 'try' or what == 'confirm' then
   return try()
 end
 for i = 5, #ARGV, 2 do

@@ -9,6 +9,9 @@ Promises:
 - A name is never barred for an address that did not fail itself, so nobody can lock another out. IPv6 is counted by /64, which is
   what one customer is given.
 - What was under way when its process died counts as a failure, which expires like any other.
+- A secret that was right before in this process, and is given again, need not be counted beforehand: it is looked whether anything is on
+  record at the moment at which others are counted, and if so it is confirmed in one step, as an attempt that succeeds at once. Of
+  guesses that come together the right one is heard only if it comes before those that bar it.
 
 Guesses at one name from many addresses are not counted together: that would be the way to lock its owner out. Against them stands
 what a secret is made of, 128 random bits where the relay made it.
@@ -21,6 +24,7 @@ import hashlib
 import ipaddress
 import math
 import secrets
+from collections.abc import Awaitable
 from functools import lru_cache
 from types import TracebackType
 from typing import Protocol, Self
@@ -35,6 +39,8 @@ FIRST_PAUSE = 0.004
 LONGEST_PAUSE = 0.128
 """Seconds until the store is asked again for a place that others have taken, twice as long each time."""
 
+_ANY = ":any"
+"""The suffix of the counter of an address alone."""
 _COUNT = Script.load("relay.accounts", "throttle.lua")
 
 
@@ -68,14 +74,21 @@ class Throttle:
 
     def attempt(self, address: str, name: str) -> Attempt:
         """An attempt of an address at a name, to be begun by `with`."""
-        limits, key, suffix = self._limits, _key(address), _suffix(name)
-        lines = (self._line(key + suffix, limits.failures_per_user), self._line(key, limits.failures_per_address))
+        return Attempt(self, self._store, self._patience, _key(address), _suffix(name))
+
+    def terms(self, suffix: str) -> tuple[Argument, ...]:
+        """What the script is told of a new attempt."""
+        limits = self._limits
         self._serial += 1
-        terms = (
+        return (
             f"{self._prefix}{self._serial:x}", limits.window_seconds * 1000, int(LEASE * 1000),
-            suffix, limits.failures_per_user, ":any", limits.failures_per_address,
+            suffix, limits.failures_per_user, _ANY, limits.failures_per_address,
         )  # fmt: skip
-        return Attempt(self._store, lines, self._patience, key, terms)
+
+    def lines(self, key: str, suffix: str) -> tuple[_Line, ...]:
+        """Where an attempt stands in line."""
+        limits = self._limits
+        return self._line(key + suffix, limits.failures_per_user), self._line(key, limits.failures_per_address)
 
     def _line(self, name: str, places: int) -> _Line:
         line = self._lines.get(name)
@@ -112,26 +125,29 @@ class _Line:
 
 
 class Attempt:
-    """One attempt: within `with`, ask `admitted`, then say `failed` or `succeeded`. What says neither was not made, and is not counted."""
+    """One attempt, within `with`: ask `admitted`, then say `failed` or `succeeded`; `look` and `confirmed` spare that a right secret.
 
-    __slots__ = ("_is_pending", "_key", "_lines", "_patience", "_places", "_store", "_terms", "wait", "was_in_line")
+    What does none of that was not made, and is not counted.
+    """
 
-    def __init__(self, store: Store, lines: tuple[_Line, ...], patience: float, key: str, terms: tuple[Argument, ...]) -> None:
+    __slots__ = ("_is_pending", "_key", "_lines", "_patience", "_places", "_store", "_suffix", "_terms", "_throttle", "wait", "was_in_line")
+
+    def __init__(self, throttle: Throttle, store: Store, patience: float, key: str, suffix: str) -> None:
         self.wait = 0
         """Seconds the address has to wait before it may try again, if it was not admitted."""
         self.was_in_line = False
         """Whether others had to end first: what was read before that may be outdated."""
+        self._throttle = throttle
         self._store = store
-        self._lines = lines
-        self._places: list[asyncio.Semaphore] = []
         self._patience = patience
         self._key = key
-        self._terms = terms
+        self._suffix = suffix
+        self._lines: tuple[_Line, ...] = ()
+        self._places: list[asyncio.Semaphore] = []
+        self._terms: tuple[Argument, ...] = ()
         self._is_pending = False
 
     def __enter__(self) -> Self:
-        for line in self._lines:
-            line.join()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -142,9 +158,25 @@ class Attempt:
         for line in self._lines:
             line.part()
 
+    def look(self) -> Awaitable[int]:
+        """Ask whether anything is on record for the address: if nothing is, a secret that is right need not be confirmed either."""
+        return self._store.command("EXISTS", self._key + self._suffix, self._key + _ANY)
+
+    async def confirmed(self) -> bool:
+        """Whether one may be told so whose secret is right; if not, and there is no `wait`, others are in the way: ask `admitted`.
+
+        Raises StoreUnavailable.
+        """
+        answer = await self._ask("confirm")
+        self.wait = math.ceil(max(0, answer) / 1000)
+        return answer == 0
+
     async def admitted(self) -> bool:
         """Whether it may be made; one round trip unless it stands in line. Raises StoreUnavailable."""
         latest = asyncio.get_running_loop().time() + self._patience
+        self._lines = self._throttle.lines(self._key, self._suffix)
+        for line in self._lines:
+            line.join()
         for line in self._lines:
             self.was_in_line = self.was_in_line or line.places.locked()
             try:
@@ -177,16 +209,21 @@ class Attempt:
 
     def succeeded(self) -> None:
         """The secret was right: earlier failures of this address with this name are forgotten, those of the address stay."""
-        self._is_pending = False
-        self._tell("succeeded")
+        if self._is_pending:
+            self._is_pending = False
+            self._tell("succeeded")
 
     async def _ask(self, what: str) -> int:
-        answer: int = await self._store.run(_COUNT, self._key, what, *self._terms)
+        answer: int = await self._store.run(_COUNT, self._key, what, *self._named())
         return answer
 
     def _tell(self, what: str) -> None:
-        # Nobody waits for it. The store knows the script since it was asked; and what is lost here ends with its lease.
-        self._store.command("EVALSHA", _COUNT.digest, 1, self._key, what, *self._terms)
+        # Nobody waits for it: what is lost here ends with its lease.
+        self._store.run(_COUNT, self._key, what, *self._named())
+
+    def _named(self) -> tuple[Argument, ...]:
+        self._terms = self._terms or self._throttle.terms(self._suffix)
+        return self._terms
 
 
 @lru_cache(1024)

@@ -15,6 +15,7 @@ MAX_LIMIT = 10**12
 
 FIELDS = ("owner", "status", "ostatus", "gen", "hourly", "total")
 CREDENTIALS = (*FIELDS, "kind", "hash")
+"""`kind` is s where the hash is a slow one, else h or not there: most passwords are generated, and need no such mark."""
 LISTED = (*FIELDS, "seal")
 
 IN_THE_MAKING = "N"

@@ -22,7 +22,8 @@ from relay.accounts.directory import Directory, Unreadable
 from relay.accounts.provisioning import BadValue, NotDone, Provisioning
 from relay.accounts.registry import Registry
 from relay.accounts.token import Tokens
-from relay.config import ConfigError, Settings
+from relay.config import ConfigError
+from relay.config.settings import Settings
 from relay.journal import Journal
 from relay.quota.ledger import Ledger
 from relay.source import load

@@ -23,7 +23,8 @@ from relay.cli.door import EX_USAGE, Config, Door, WrongArgument, opened, run
 from relay.cli.explain import Story, document, tell
 from relay.cli.maillog import events_about
 from relay.cli.queue_table import plain
-from relay.config import ConfigError, Settings
+from relay.config import ConfigError
+from relay.config.settings import Settings
 from relay.journal import Journal
 from relay.quota.audit import Audit, Record
 from relay.source import load

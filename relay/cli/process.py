@@ -67,6 +67,8 @@ def _part(words: argparse.Namespace) -> Coroutine[Any, Any, None]:
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        with suppress(AttributeError):  # other C libraries have no such thing
+            ctypes.CDLL(None).malloc_trim(0)  # what the start needed and nothing needs again
         os.write(words.ready, b"1")
 
     match words.role:

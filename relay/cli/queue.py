@@ -24,7 +24,7 @@ from relay.api.queue_view import in_full, in_short, owed
 from relay.cli import queue_table
 from relay.cli.door import EX_TEMPFAIL, EX_USAGE, Config, WrongArgument, run
 from relay.cli.queue_table import plain
-from relay.config import Settings
+from relay.config.settings import Settings
 from relay.journal import Journal
 from relay.source import load
 from relay.spool.entry import Entry

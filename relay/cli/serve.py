@@ -12,7 +12,8 @@ import typer
 import uvloop
 
 from relay.cli.door import Config
-from relay.config import ConfigError, Settings
+from relay.config import ConfigError
+from relay.config.settings import Settings
 from relay.daemon import check_doors
 from relay.entry import file_shortage
 from relay.session.listener import ListenError

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
+from functools import lru_cache
 
 MAX_LOCAL = 64
 MAX_DOMAIN = 255
@@ -140,6 +141,7 @@ def a_label(label: str) -> str:
     return label if label.isascii() else "xn--" + label.encode("punycode").decode("ascii")
 
 
+@lru_cache(1024)
 def canonical(mailbox: str) -> str:
     """What two spellings of one mailbox have in common: the domain's case and its labels' form do not count, the local part's do."""
     local, at, domain = mailbox.rpartition("@")

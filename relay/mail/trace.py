@@ -45,10 +45,10 @@ def is_header_ascii(wire: bytes) -> bool:
 
 def read_header(wire: bytes, hostname: bytes) -> Header:
     """Read the header section at the front of a message in wire form."""
-    end = header_end(wire)
-    head = wire[: min(end + 2, MAX_HEADER)] if end >= 0 else wire[:MAX_HEADER]
-    if not (_FIELD.match(head) or not head or head.startswith(b"\r\n")):
-        return Header(0, 0, False, False, False)
+    if not _FIELD.match(wire, 0, MAX_HEADER):
+        return Header(0, 0, False, False, not wire or wire.startswith(b"\r\n"))
+    end = wire.find(b"\r\n\r\n", 0, MAX_HEADER)
+    head = wire[: end + 2] if end >= 0 else wire[:MAX_HEADER]
     small = b"\n" + head.lower()
     seen = _SEEN.findall(small)
     received = seen.count(b"received")
@@ -76,6 +76,13 @@ class Hop(NamedTuple):
     """The transmission type of RFC 3848, ESMTPA or ESMTPSA, or of RFC 6531 section 4.3, UTF8SMTPA or UTF8SMTPSA."""
 
 
+@lru_cache(1024)
+def _beginning(hop: Hop) -> str:
+    """Of a Received field, what is the same for all messages of a connection."""
+    literal = f"IPv6:{hop.address}" if ":" in hop.address else hop.address
+    return f"Received: from {hop.helo} ([{literal}])\r\n\tby {hop.hostname} with {hop.protocol} id "
+
+
 def prefix(header: Header, hop: Hop, id: str, date: str, recipient: str = "") -> bytes:
     """The fields to put before the message: Received always, Date and Message-ID where missing.
 
@@ -84,9 +91,8 @@ def prefix(header: Header, hop: Hop, id: str, date: str, recipient: str = "") ->
     """
     if not recipient.isascii() and not hop.protocol.startswith("UTF8"):
         recipient = ""
-    literal = f"IPv6:{hop.address}" if ":" in hop.address else hop.address
     whom = f"\r\n\tfor <{recipient}>" if recipient else ""
-    lines = f"Received: from {hop.helo} ([{literal}])\r\n\tby {hop.hostname} with {hop.protocol} id {id}{whom};\r\n\t{date}\r\n"
+    lines = f"{_beginning(hop)}{id}{whom};\r\n\t{date}\r\n"
     if not header.has_date:
         lines += f"Date: {date}\r\n"
     if not header.has_message_id:

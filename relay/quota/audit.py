@@ -22,8 +22,8 @@ SLACK = SECOND
 
 AHEAD = "is ahead of the store's clock"
 
-COUNTERS = ("taken", "gone", "sum", "rejected", "rgone", "rsum", "held", "last", "holds", "base")
-BESIDE = ("sum", "rsum", "holds")
+COUNTERS = ("taken", "gone", "sum", "rejected", "rgone", "rsum", "held", "last", "marks", "base", "holds")
+BESIDE = ("sum", "rsum", "marks")
 """Counters that are written together, for the audit alone."""
 Scored = Sequence[tuple[str, float]]
 
@@ -40,7 +40,7 @@ class Look:
     open: Scored
     lapsed: Scored
     records: Sequence[str]
-    """The latest first."""
+    """The oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +59,31 @@ class Record:
     all_rejected: int
 
     @classmethod
-    def of(cls, text: str) -> Record | None:
-        """Read one as settle wrote it; None if it is none."""
-        words = text.split(" ")
-        if len(words) != 8 or words[4] not in ("ok", "late"):
+    def of(cls, text: str) -> tuple[Record, ...] | None:
+        """Read an entry as post.lua wrote it: instant and sums after it, then each settle of one call; None if it is none."""
+        head, settles = text.split(" ")[:3], [_settle(word) for word in text.split(" ")[3:]]
+        at, taken, rejected = (_whole(word) for word in (head + [""] * 3)[:3])
+        read = [settle for settle in settles if settle is not None]
+        if at is None or taken is None or rejected is None or not read or len(read) < len(settles):
             return None
-        numbers = [_whole(word) for word in words[1:4] + words[5:]]
-        units, accepted, rejected, at, taken, all_rejected = (-1 if number is None else number for number in numbers)
-        if None in numbers or not words[0] or accepted + rejected < 1:
-            return None
-        return cls(words[0], units, accepted, rejected, words[4], at, taken, all_rejected)
+        records = []
+        taken -= sum(accepted for _, _, accepted, _, _ in read)
+        rejected -= sum(bounced for _, _, _, bounced, _ in read)
+        for id, units, accepted, bounced, outcome in read:
+            taken, rejected = taken + accepted, rejected + bounced
+            records.append(cls(id, units, accepted, bounced, outcome, at, taken, rejected))
+        return tuple(records)
+
+
+def _settle(text: str) -> tuple[str, int, int, int, str] | None:
+    """Id, units, accepted, rejected and outcome: id:units[,accepted,rejected[,late]]; without them, all was accepted."""
+    member, *rest = text.split(",")
+    id, _, word = member.rpartition(":")
+    units = _whole(word)
+    accepted, rejected = (_whole(rest[0]), _whole(rest[1])) if len(rest) > 1 else (units, 0)
+    if not id or not units or accepted is None or rejected is None or not accepted + rejected or rest[2:] not in ([], ["late"]):
+        return None
+    return None if len(rest) == 1 else (id, units, accepted, rejected, "late" if rest[2:] else "ok")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +99,15 @@ class Audit:
 
 def audit(look: Look, rules: Rules) -> Audit:
     """Recount a book."""
-    records = [Record.of(text) for text in reversed(look.records)]
-    read = [record for record in records if record is not None]
-    found = [f"records: number {i} cannot be read: {look.records[-i]!r}" for i, record in enumerate(records, 1) if record is None]
+    entries = [Record.of(text) for text in look.records]
+    records = [record for entry in entries for record in entry or ()]
+    found = [f"records: number {i} cannot be read: {look.records[i - 1]!r}" for i, entry in enumerate(entries, 1) if entry is None]
     counters = {name: _whole(text if text is not None else "0") for name, text in look.counters.items()}
     found += [f"{name}: expected a whole number, found {look.counters[name]!r}" for name, value in counters.items() if value is None]
-    count = _Count(look, rules, {name: value or 0 for name, value in counters.items()}, read)
+    count = _Count(look, rules, {name: value or 0 for name, value in counters.items()}, records)
     if not found:  # what cannot be read cannot be compared
         found = list(count.differences())
-    return Audit(tuple(found), len(records), read[0].at if read else None)
+    return Audit(tuple(found), len(records), records[0].at if records else None)
 
 
 class _Count:
@@ -116,7 +131,8 @@ class _Count:
 
     def _missing(self) -> Iterator[str]:
         """What the scripts always write together is there or not there together."""
-        missing = [name for name in BESIDE if self._look.counters[name] is None]
+        counters = self._look.counters
+        missing = [name for name in BESIDE if counters[name] is None and (name != "marks" or counters["holds"] is None)]
         if missing and (len(missing) < len(BESIDE) or self._records):
             yield from (f"{name}: expected beside the other counters, found none" for name in missing)
         charged = self._is["taken"] + self._is["rejected"]
@@ -252,9 +268,10 @@ class _Count:
                 yield f"open: {member}: expected its lease to end at {latest} (last + lease) at the latest, found {ends:.17g}"
         if held != self._is["held"]:
             yield f"held: expected {held} (the open holds), found {self._is['held']}"
-        counted = sum(_digest(member, score) for member, score in (*self._look.open, *self._look.lapsed)) % (1 << 32)
-        if self._look.counters["holds"] is not None and counted != self._is["holds"]:
-            yield f"holds: expected {self._is['holds']} over the open and the lapsed holds, found {counted}: they are not those written"
+        name, mark = ("marks", _mark) if self._look.counters["holds"] is None else ("holds", _mark_before)
+        counted = sum(mark(member, score) for member, score in (*self._look.open, *self._look.lapsed)) % (1 << 32)
+        if self._look.counters[name] is not None and counted != self._is[name]:
+            yield f"{name}: expected {self._is[name]} over the open and the lapsed holds, found {counted}: they are not those written"
         open = {member for member, _ in self._look.open}
         for member, since in self._look.lapsed:
             if _units(member) is None:
@@ -265,17 +282,16 @@ class _Count:
                 yield f"lapsed: {member}: expected {self._last} (last) or earlier, found {since:.17g}"
 
 
-def recorded(records: Sequence[str], id: str) -> Record | None:
-    """The record of one settle, if it is still kept."""
-    for text in records:
-        if text.startswith(f"{id} "):
-            return Record.of(text)
-    return None
+def _mark(member: str, score: float) -> float:
+    """What a hold adds to `marks`, as book.lua counts it."""
+    own = int(hashlib.sha1(member.encode(), usedforsecurity=False).hexdigest()[:8], 16)
+    # The scripts write whole instants only: one with a fraction must not pass for the whole one beside it.
+    instant = int(score) if float(score).is_integer() else score
+    return ((own % (1 << 21) + 1) * (instant % (1 << 31)) + own) % (1 << 32)
 
 
-def _digest(member: str, score: float) -> int:
-    """What a hold adds to `holds`, as book.lua counts it."""
-    # The scripts write whole instants only, with all their digits: one with a fraction must not pass for the whole one beside it.
+def _mark_before(member: str, score: float) -> float:
+    """What a hold added to `holds`, as an older version counted it."""
     return int(hashlib.sha1(f"{member}:{score:.17g}".encode(), usedforsecurity=False).hexdigest()[:8], 16)
 
 

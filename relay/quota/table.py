@@ -1,22 +1,34 @@
 """The table: the holds one process may have, in a file of fixed slots.
 
-Promises: an entry is in the file before its hold can exist in the store; it outlives the process, not the machine; a lock on the file
-shows that its process lives. What became of a hold is the teller's to say.
+Promises:
+- An entry is in the file before its hold can exist in the store, and what is to be charged for it before the settle is sent; both
+  outlive the process, not the machine. A process killed while it writes leaves no half entry: it is there, or it is not.
+- A full disk is an error before anything is written, and not a signal at a page that cannot be had: the file's blocks are its own
+  before they are mapped.
+- A lock on the file shows that its process lives.
+
+What became of a hold is the teller's to say.
+
+The file is mapped: what is written there is the kernel's at once, without a call of it. A slot is the entry's line, `user id units
+accepted rejected` with its line feed, and at `MARK` what is to be charged after all: `!accepted rejected`, with a line feed. The first
+octet of each is written last, and taken away first.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
+import mmap
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 SLOT = 256
 """Octets of one entry of the table."""
-_FREE = b"\0" * SLOT
+MARK = 224
+STEP = 4096
+"""Octets by which the file grows."""
+_MARKED = ord("!")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +57,18 @@ class Charge:
         words = slot.partition(b"\n")
         parts = words[0].decode("ascii", "replace").split(" ")
         # After a power failure a block may hold anything.
-        if not words[1] or len(parts) != 5 or not all(part.isascii() and part.isdigit() for part in parts[2:]):
+        if slot[:1] in (b"", b"\0") or not words[1] or len(parts) != 5 or not all(map(_is_whole, parts[2:])):
             return None
+        if slot[MARK : MARK + 1] == b"!":
+            marked = slot[MARK + 1 :].partition(b"\n")[0].decode("ascii", "replace").split(" ")
+            if len(marked) != 2 or not all(map(_is_whole, marked)):
+                return None
+            parts[3:] = marked
         return cls(parts[0], parts[1], int(parts[2]), int(parts[3]), int(parts[4]))
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 class Table:
@@ -60,39 +81,63 @@ class Table:
         self._fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)  # shows that its process lives: nobody sees the file without it
         new.rename(path)
+        self._map: mmap.mmap | None = None
         self._free: list[int] = []
         self._end = 0
-        self._slots: dict[str, int] = {}
+        self._places: dict[str, int] = {}
 
-    def write(self, charge: Charge) -> None:
-        """Enter a hold, or change what is to be charged for it; raises OSError when the disk is full."""
-        slot = self._slots.get(charge.id)
-        is_new = slot is None
-        if slot is None:
-            if not self._free:
-                self._free.append(self._end)
-                self._end += 1
-            slot = self._free[-1]
-        if os.pwrite(self._fd, charge.line(), slot * SLOT) != SLOT:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if is_new:
-            self._slots[charge.id] = self._free.pop()
+    def enter(self, user: str, id: str, units: int) -> None:
+        """Enter a hold, unless it is there; raises OSError when the disk is full."""
+        if id in self._places:
+            return
+        if not self._free:
+            self._grow()
+        assert self._map is not None
+        line = f"{user} {id} {units} 0 0\n".encode("ascii")
+        if len(line) > MARK:
+            raise ValueError(f"{user} {id}: too long for the table")
+        place = self._free.pop()
+        self._map[place + MARK] = 0
+        self._map[place + 1 : place + len(line)] = line[1:]
+        self._map[place] = line[0]
+        self._places[id] = place
+
+    def mark(self, user: str, id: str, units: int, accepted: int, rejected: int) -> None:
+        """Say what is to be charged for a hold, which is entered if it is not there; raises OSError when the disk is full."""
+        self.enter(user, id, units)
+        assert self._map is not None
+        mark = b"%d %d\n" % (accepted, rejected)
+        place = self._places[id] + MARK
+        self._map[place] = 0
+        self._map[place + 1 : place + 1 + len(mark)] = mark
+        self._map[place] = _MARKED
 
     def clear(self, id: str) -> None:
         """Forget a hold that is settled."""
-        slot = self._slots.pop(id, None)
-        if slot is not None:
-            with suppress(OSError):  # what stays is settled once more by `recover`, without effect
-                os.pwrite(self._fd, _FREE, slot * SLOT)
-            self._free.append(slot)
+        place = self._places.pop(id, None)
+        if place is not None and self._map is not None:
+            self._map[place] = 0
+            self._free.append(place)
+
+    def _grow(self) -> None:
+        """Have more slots, none of them on a disk that could be full when they are written."""
+        os.posix_fallocate(self._fd, self._end, STEP)
+        grown = mmap.mmap(self._fd, self._end + STEP)
+        if self._map is not None:
+            self._map.close()
+        self._map = grown
+        self._free += range(self._end + STEP - SLOT, self._end - SLOT, -SLOT)
+        self._end += STEP
 
     def __contains__(self, id: str) -> bool:
-        return id in self._slots
+        return id in self._places
 
     def close(self) -> None:
         """Close the file, and remove it if nothing is left in it."""
+        if self._map is not None:
+            self._map.close()  # it has the file open, too, and the lock
         os.close(self._fd)
-        if not self._slots:
+        if not self._places:
             self.path.unlink(missing_ok=True)
 
 

@@ -86,16 +86,15 @@ class Teller:
 
     async def reserve(self, user: str, id: str, units: int, generation: int) -> Hold | Refusal:
         """Hold capacity for a message, or say why not; raises StoreUnavailable, then nothing may be sent under this id."""
-        charge = Charge(user, id, units, 0, 0)
-        problem = "charges wait to be recorded first" if self._is_barred(user) else self._enter(charge)
+        problem = "charges wait to be recorded first" if self._is_barred(user) else self._enter(user, id, units)
         if problem is not None:
             if id in self._table:
-                self._keep(charge)  # it was reserved before, and the caller will not come back for it
+                self._keep(Charge(user, id, units, 0, 0))  # it was reserved before, and the caller will not come back for it
             raise StoreUnavailable(problem)
         try:
             answer = await self.ledger.reserve(user, id, units, generation)
         except BaseException:
-            self._keep(charge)  # the hold may exist: its reply was lost
+            self._keep(Charge(user, id, units, 0, 0))  # the hold may exist: its reply was lost
             raise
         if isinstance(answer, Refusal):
             self._table.clear(id)
@@ -105,32 +104,33 @@ class Teller:
         if self._kept or self._writing or (self._gate is not None and self._gate.is_shut()):
             return True
         # What the store cannot record for one user (a damaged book) bars that user, not the others.
-        return any(odd.user == user for odd in self._odd)
+        return bool(self._odd) and any(odd.user == user for odd in self._odd)
 
-    async def settle(self, hold: Hold, accepted: int, rejected: int = 0) -> Settlement | Kept:
-        """Take or release what was held; Kept if the store did not answer: the charge will be recorded when it does."""
-        charge = Charge(hold.user, hold.id, hold.units, accepted, rejected)
-        if charge.is_due:
-            self._enter(charge)  # if that fails, memory still has it: only a kill at this very moment could lose it
-        try:
-            settlement = await self.ledger.settle(charge.user, charge.id, charge.units, accepted, rejected)
-        except StoreUnavailable:
-            return await self._keep_durably(charge, self._kept)
-        except StoreRefused:
-            return await self._keep_durably(charge, self._odd)
-        except BaseException:
-            self._keep(charge)
-            raise
-        self._table.clear(charge.id)
-        return settlement
-
-    def _enter(self, charge: Charge) -> str | None:
+    def _enter(self, user: str, id: str, units: int) -> str | None:
         """Write to the table; returns what prevents it."""
         try:
-            self._table.write(charge)
+            self._table.enter(user, id, units)
         except OSError as error:
             return f"{self._table.path}: {error.strerror}"
         return None
+
+    async def settle(self, hold: Hold, accepted: int, rejected: int = 0) -> Settlement | Kept:
+        """Take or release what was held; Kept if the store did not answer: the charge will be recorded when it does."""
+        user, id, units, _, _ = hold
+        if accepted or rejected:
+            with suppress(OSError):  # memory still has it: only a kill at this very moment could lose it
+                self._table.mark(user, id, units, accepted, rejected)
+        try:
+            settlement = await self.ledger.settle(user, id, units, accepted, rejected)
+        except StoreUnavailable:
+            return await self._keep_durably(Charge(user, id, units, accepted, rejected), self._kept)
+        except StoreRefused:
+            return await self._keep_durably(Charge(user, id, units, accepted, rejected), self._odd)
+        except BaseException:
+            self._keep(Charge(user, id, units, accepted, rejected))
+            raise
+        self._table.clear(id)
+        return settlement
 
     # -- what the store did not answer ---------------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ of Unicode 3.2.
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 from contextlib import suppress
 from dataclasses import dataclass
@@ -79,31 +78,33 @@ class Credentials:
 async def exchange(client: Client, mechanism: str, initial: bytes | None) -> Credentials | Reply:
     """Carry out the exchange of a mechanism; `initial` is the initial response as sent, still in base64."""
     if mechanism == "PLAIN":
-        response = await _response(client, b"", initial)
+        response = await _ask(client, b"") if initial is None else _decode_initial(initial)
         return response if isinstance(response, Reply) else _parse_plain(response)
-    name = await _response(client, b"VXNlcm5hbWU6", initial)
+    name = await _ask(client, b"VXNlcm5hbWU6") if initial is None else _decode_initial(initial)
     if isinstance(name, Reply):
         return name
-    password = await _response(client, b"UGFzc3dvcmQ6", None)
+    password = await _ask(client, b"UGFzc3dvcmQ6")
     if isinstance(password, Reply):
         return password
     return Credentials.of(name, password)
 
 
-async def _response(client: Client, challenge: bytes, initial: bytes | None) -> bytes | Reply:
-    line = initial
+async def _ask(client: Client, challenge: bytes) -> bytes | Reply:
+    line = await client.ask(challenge)
     if line is None:
-        line = await client.ask(challenge)
-        if line is None:
-            return TOO_LONG
-        if line == b"*":
-            return CANCELLED
-    elif line == b"=":  # an empty initial response
-        return b""
+        return TOO_LONG
+    return CANCELLED if line == b"*" else _decode(line)
+
+
+def _decode_initial(line: bytes) -> bytes | Reply:
+    return b"" if line == b"=" else _decode(line)  # an empty one is written so
+
+
+def _decode(line: bytes) -> bytes | Reply:
     if len(line) > MAX_LINE:
         return TOO_LONG
     try:
-        return base64.b64decode(line, validate=True)
+        return binascii.a2b_base64(line, strict_mode=True)
     except binascii.Error:
         return NOT_BASE64
 
@@ -149,8 +150,10 @@ async def _enter(house: House, user: User) -> bool:
 
 async def _identify(house: House, address: str, claim: Credentials) -> User | Reply:
     """Who it is; costs one round trip, and another for a failure."""
+    # What nobody can have is looked up with a NUL behind it, which no password has: it is as wrong as any other, and counts like it.
+    password = claim.password if claim.is_possible else claim.password + "\0"
     with house.throttle.attempt(address, claim.name) as attempt:
-        user = await house.registry.verify_user(claim.name, claim.password, attempt)
+        user = await house.registry.verify_user(claim.name, password, attempt)
         if attempt.wait:
             return Reply(454, "7.0", f"Too many failed attempts; retry-after={attempt.wait}")
         if user is None or not claim.is_possible:

@@ -56,15 +56,21 @@ class Budget:
             for upload in list(self._uploads)[0 if self._kept else 1 :]:
                 self._starve(upload)
 
-    def end(self, upload: Waiter, held: int = 0) -> bool:
-        """An upload is complete, or was broken off; its octets still count. False: its owner has too many, and is to give these back."""
+    def end(self, upload: Waiter, held: int = 0, octets: int = 0) -> bool:
+        """An upload is complete, or was broken off; what it holds still counts, and of it `octets` come only now.
+
+        False: its owner has too many, and is to give these back.
+        """
+        if self.used + octets > self._most:
+            self.take(octets)
+        else:
+            self.used += octets
         del self._uploads[upload]
-        self._starved.discard(upload)
         self._kept += held
-        is_fair = held <= SMALL or self._count(upload.account, held)
         if self._starved:
+            self._starved.discard(upload)
             self._relieve()
-        return is_fair
+        return held <= SMALL or self._count(upload.account, held)
 
     def _count(self, account: str, octets: int) -> bool:
         before = self._kept_by.get(account, 0)

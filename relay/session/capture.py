@@ -23,9 +23,9 @@ STRIDE = 65_536
 class Upload:
     """A message that is coming in, by either way."""
 
-    __slots__ = ("_chunks", "_limit", "is_given_up", "is_over", "octets", "wire")
+    __slots__ = ("_chunks", "_left", "_limit", "_tail", "is_given_up", "is_over", "is_whole", "octets", "wire")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, is_whole: bool) -> None:
         """`limit` in octets of content."""
         self._limit = limit
         self._chunks: list[bytes | bytearray] = []
@@ -37,6 +37,8 @@ class Upload:
         """It is larger than the limit."""
         self.is_given_up = False
         """There was no room for it."""
+        self.is_whole = is_whole
+        """It comes in one, not in chunks between which there are commands."""
 
     def give_up(self) -> None:
         """Keep nothing of it from now on."""
@@ -65,19 +67,22 @@ class Upload:
 class Capture(Upload):
     """Collects one message after DATA."""
 
-    __slots__ = ("_most", "_tail")
+    __slots__ = ()
 
     def __init__(self, limit: int) -> None:
-        """Stuffed dots may add half of the limit before the message is given up."""
-        super().__init__(limit)
-        self._most = limit + limit // 2 + 4096
-        self._tail = b"\r\n"  # so that a lone dot in the first line ends an empty message
+        super().__init__(limit, is_whole=True)
+        self._tail = b"\r\n"  # the last octets before those to come; so that a lone dot in the first line ends an empty message
+
+    @property
+    def _most(self) -> int:
+        """Octets after which it is given up: stuffed dots may add half of the limit."""
+        return self._limit + self._limit // 2 + 4096
 
     def feed(self, data: bytes) -> bytes | None:
         """Look for the end, in the seam between the pieces first."""
         if not self.octets and not self.is_given_up and (end := data.find(_END)) >= 0 and data[:3] != _END[2:]:
             self._take_whole(data[: end + 2])
-            return data[end + 5 :]
+            return data[end + 5 :] if end + 5 < len(data) else b""
         tail = self._tail
         # What ends across a seam goes on with one of these.
         end = (tail + data[:4]).find(_END) - len(tail) if data[:1] in _SEAM else -9
@@ -93,9 +98,11 @@ class Capture(Upload):
     def _take_whole(self, wire: bytes) -> None:
         """The message came in one piece, as most do."""
         self.octets = len(wire) + 3
+        self.wire = wire
         if self.octets > self._limit:
             self.is_over = len(wire) > self._most or content_size(wire) > self._limit
-        self.wire = b"" if len(wire) > self._most else wire
+            if len(wire) > self._most:
+                self.wire = b""
 
     def _finish(self, data: bytes, stop: int) -> None:
         """The message ends at that octet of the last piece, or, counted from its beginning, in those before."""
@@ -113,10 +120,10 @@ class Capture(Upload):
 class Chunks(Upload):
     """Collects one message of BDAT commands."""
 
-    __slots__ = ("_left",)
+    __slots__ = ()
 
     def __init__(self, limit: int) -> None:
-        super().__init__(limit)
+        super().__init__(limit, is_whole=False)
         self._left = 0
 
     def begin(self, size: int) -> None:
@@ -157,15 +164,18 @@ def content_size(wire: bytes) -> int:
     return len(wire) - wire.count(b"\r\n.") - wire.startswith(b".")
 
 
+_ends = IncrementalNewlineDecoder(None, translate=False)
+
+
 def has_bare_newline(wire: bytes) -> bool:
     """Whether a CR or LF stands alone: different servers see different line ends there, which is how mail is smuggled."""
     # What Python reads text files with notes every kind of line end that it meets, in one pass; counting takes four times as long.
-    ends = IncrementalNewlineDecoder(None, translate=False)
+    _ends.reset()
     if len(wire) <= STRIDE:
-        ends.decode(str(wire, "latin-1"), final=True)  # a CR that is the last octet counts too
-        return ends.newlines not in (None, "\r\n")
-    view = memoryview(wire)
-    for start in range(0, len(view), STRIDE):
-        ends.decode(str(view[start : start + STRIDE], "latin-1"))
-    ends.decode("", final=True)
-    return ends.newlines not in (None, "\r\n")
+        _ends.decode(str(wire, "latin-1"), final=True)  # a CR that is the last octet counts too
+    else:
+        view = memoryview(wire)
+        for start in range(0, len(view), STRIDE):
+            _ends.decode(str(view[start : start + STRIDE], "latin-1"))
+        _ends.decode("", final=True)
+    return _ends.newlines not in (None, "\r\n")

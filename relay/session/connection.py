@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 from relay.mail.reply import Reply
 from relay.session.admission import plain_address
 from relay.session.door import Door
-from relay.session.engine import Engine
 from relay.session.house import House
+from relay.session.intake import Intake
 from relay.session.transaction import Gone, Silent, Transaction
 
 TURN = 100
@@ -31,13 +31,23 @@ TIMED_OUT = Reply(421, "4.2", "Timeout waiting for the client, closing")
 SHUTDOWN = Reply(421, "3.2", "Service shutting down")
 UNASKED = Reply(421, "5.1", "Message sent without waiting for 354, closing")
 
-_ERRORS = frozenset({500, 501, 502, 503, 504, 555})
+OFTEN = frozenset({b"MAIL", b"RCPT", b"DATA", b"RSET", b"NOOP"})
+"""Commands that are remembered; no secret is in any."""
+MOST_HEARD = 1024
+LONGEST_HEARD = 300
+"""Lines remembered, and their octets: less than 1 MB in all."""
 
-Answer = Reply | None
+Answer = Reply | bytes | None
+"""A reply, or one that is given all the time, as it is sent; None: it is said already."""
 Method = Callable[[Any, bytes], Answer | Awaitable[Answer]]
 
+_heard: dict[bytes, tuple[Method, bytes]] = {}
+"""What lines say that are heard again and again, over all connections."""
 
-class Connection(Engine):
+_ERRORS = frozenset({500, 501, 502, 503, 504, 555})
+
+
+class Connection(Intake):
     """One connection; what its commands do is left to the classes above it."""
 
     __slots__ = (
@@ -46,12 +56,10 @@ class Connection(Engine):
     )  # fmt: skip
 
     methods: ClassVar[Mapping[bytes, Method]]
-    known: ClassVar[Mapping[Reply, bytes]]
-    """What is said all the time, as it is sent."""
 
     def __init__(self, house: House, door: Door, peer: tuple[str, int] | None = None) -> None:
         """`peer` is the client where a balancer stands between."""
-        super().__init__(asyncio.get_running_loop(), house.rules, house.budget)
+        super().__init__(asyncio.get_running_loop(), house.rules, house.budget, house.outbox)
         self._house = house
         self._door = door
         self._peer = peer
@@ -90,7 +98,9 @@ class Connection(Engine):
     def _turn_away(self, refusal: Reply) -> None:
         self._house.journal.turned_away(self._id, self._address, self._door.port, str(refusal))
         if self._door.tls != "implicit":
-            self._transport.write(bytes(refusal))
+            self.say(refusal)
+            self._outbox.flush()
+            self.speak()
         self._transport.close()
 
     def drain(self) -> None:
@@ -102,8 +112,9 @@ class Connection(Engine):
             self._transport.close()  # nor before it; its task has not begun, and ends by itself
         elif not self._is_busy:
             self._is_closing = True
-            if not self._is_lost:
-                self._transport.write(bytes(SHUTDOWN))
+            self.say(SHUTDOWN)
+            self._outbox.flush()
+            self.speak()
             self._transport.close()
             self._is_half_closed = True
             self._wake()
@@ -126,7 +137,10 @@ class Connection(Engine):
             self._out.append(f"220 {self._rules.hostname} ESMTP relay\r\n".encode("ascii"))
             await self._serve()
         except Silent:
-            self.leave(TIMED_OUT)
+            if self._is_closing:
+                self._transport.abort()  # it has been told already, and does not read
+            else:
+                self.leave(TIMED_OUT)
         except asyncio.CancelledError:
             if not self._is_securing:
                 self.leave(SHUTDOWN)  # the drain's patience is over
@@ -136,7 +150,7 @@ class Connection(Engine):
         except Exception as error:
             # What nobody expected is caught here and nowhere else.
             self._house.journal.bug(self._id, error)
-            await self._close(Reply(421, "3.0", "Internal error, closing"))
+            self._close(Reply(421, "3.0", "Internal error, closing"))
         finally:
             self.finish()
 
@@ -162,56 +176,80 @@ class Connection(Engine):
             if line is None:
                 line = await self.line()
             if self._doom is not None:
-                await self._close(self._doom)
-                return
-            self._is_busy = True
+                self._close(self._doom)
+                break
             answer = self._answer(line)
-            reply = answer if answer is None or isinstance(answer, Reply) else await answer
-            self._is_busy = False
-            if reply is not None:
-                if reply.code < 400 and self._commands <= self._rules.max_commands:  # most of the time
-                    self._out.append(bytes(reply) if self._is_verdict else self.known.get(reply) or bytes(reply))
-                else:
-                    await self._tell(reply)
-                if self._doom is SHUTDOWN and not self._buffer and not self._is_closing:
-                    await self._close(SHUTDOWN)
+            if isinstance(answer, bytes) and self._commands <= self._rules.max_commands:  # most of the time
+                self._out.append(answer)
+            else:
+                if not (answer is None or isinstance(answer, (Reply, bytes))):
+                    self._is_busy = True
+                    answer = await answer
+                    self._is_busy = False
+                self._tell(answer)
+                if self._doom is SHUTDOWN and not self.unread and not self._is_closing:
+                    self._close(SHUTDOWN)
             turns += 1
-            if turns % TURN == 0:  # nor does anybody fill the memory with replies that are not read
+            if turns == TURN:  # nor does anybody fill the memory with replies that are not read
+                turns = 0
                 await self.flush()
                 await asyncio.sleep(0)
+        await self.flush()
 
     def _answer(self, line: bytes | None) -> Answer | Awaitable[Answer]:
         """Carry out one command; most need not be awaited."""
-        is_wary, self._is_wary = self._is_wary, False
-        self._is_verdict = False
         self._commands += 1
         if line is None:
-            return UNASKED if is_wary else TOO_LONG
+            return self._unheard(TOO_LONG)
+        said = _heard.get(line) or self._hear(line)
+        if said is None:
+            return self._unheard(BAD_CHUNK if line[:4].upper() == b"BDAT" else UNKNOWN)
+        self._is_wary = False
+        return said[0](self, said[1])
+
+    def _hear(self, line: bytes) -> tuple[Method, bytes] | None:
+        """What carries a command out, and its argument; None for what is no command."""
         # RFC 5321 section 4.1.1: white space at the end is borne with.
         verb, _, argument = line.rstrip(b" \t").partition(b" ")
-        method = self.methods.get(verb.upper())
+        verb = verb.upper()
+        method = self.methods.get(verb)
         # An octet is looked for by its number: as bytes it would first be tried as a number, in vain, which takes ten times as long.
         if method is None or 10 in line or 13 in line or 0 in line:
-            return UNASKED if is_wary else BAD_CHUNK if line[:4].upper() == b"BDAT" else UNKNOWN
-        return method(self, argument)
+            return None
+        if verb in OFTEN and len(line) <= LONGEST_HEARD:
+            if len(_heard) == MOST_HEARD:
+                _heard.clear()
+            _heard[line] = method, argument
+        return method, argument
 
-    async def _tell(self, reply: Reply) -> None:
+    def _unheard(self, reply: Reply) -> Reply:
+        """What is said to a line that is no command."""
+        is_wary, self._is_wary = self._is_wary, False
+        return UNASKED if is_wary else reply
+
+    def _tell(self, answer: Answer) -> None:
         """Say the reply to a command; what has gone on for too long ends the connection instead."""
-        if reply.code in _ERRORS and not self._is_verdict:
-            self._errors += 1
-            if self._errors > self._rules.max_errors:
-                reply = TOO_MANY_ERRORS
-        if self._commands > self._rules.max_commands and not self._is_verdict:
-            reply = TOO_MANY_COMMANDS
-        if reply.code == 421:
-            await self._close(reply)
+        is_verdict, self._is_verdict = self._is_verdict, False
+        if answer is None:
+            return
+        if not is_verdict and (reply := self._patience_ends(answer)):
+            self._close(reply)
+        elif isinstance(answer, bytes):
+            self._out.append(answer)
+        elif answer.code == 421:
+            self._close(answer)
         else:
-            self.say(reply)
+            self.say(answer)
 
-    async def _close(self, reply: Reply) -> None:
+    def _patience_ends(self, answer: Reply | bytes) -> Reply | None:
+        """Whether the connection has gone on for too long with errors, or without a message; what is said then."""
+        if isinstance(answer, Reply) and answer.code in _ERRORS:
+            self._errors += 1
+            if self._errors > self._rules.max_errors and self._commands <= self._rules.max_commands:
+                return TOO_MANY_ERRORS
+        return TOO_MANY_COMMANDS if self._commands > self._rules.max_commands else None
+
+    def _close(self, reply: Reply) -> None:
+        """Say a last reply."""
         self._is_closing = True
         self.say(reply)
-        try:
-            await self.flush()
-        except (Gone, Silent):
-            self._transport.abort()

@@ -7,6 +7,8 @@ to end; after TLS begins, and for another user, everything begins anew.
 from __future__ import annotations
 
 import math
+import re
+from functools import lru_cache
 
 from relay.accounts.user import User
 from relay.mail.reply import Reply
@@ -18,21 +20,26 @@ from relay.session.house import House
 MAX_AUTH_FAILURES = 5
 """Wrong credentials on one connection; RFC 4954 section 4 asks for three at least."""
 
-OK = Reply(250, "0.0", "OK")
+OK = bytes(Reply(250, "0.0", "OK"))
 NO_ARGUMENT = Reply(501, "5.4", "No argument allowed")
 AUTHENTICATE = Reply(530, "7.0", "Authentication required")
 SECURE = Reply(530, "7.0", "Must issue a STARTTLS command first")
 EHLO_FIRST = Reply(503, "5.1", "EHLO first")
 
-_HELO_LEFT_OUT = frozenset(b'()<>@,;\\"')
+_HOST_NAME = re.compile(rb'[^\x00-\x20\x7f-\xff()<>@,;\\"]{1,255}')
 
 
 def host_name(argument: bytes) -> str | None:
     """What a client calls itself; None if it could break out of Received."""
     name = argument.strip(b" ")
-    if not 0 < len(name) <= 255 or any(c <= 32 or c > 126 or c in _HELO_LEFT_OUT for c in name):
-        return None
-    return name.decode("ascii")
+    return name.decode("ascii") if _HOST_NAME.fullmatch(name) else None
+
+
+@lru_cache(16)
+def _offered(fixed: tuple[str, ...], has_starttls: bool, has_auth: bool) -> bytes:
+    """What EHLO offers, as it is sent behind its first line."""
+    lines = [*fixed, *(["STARTTLS"] if has_starttls else []), *([f"AUTH {' '.join(auth.MECHANISMS)}"] if has_auth else [])]
+    return ("".join(f"250-{line}\r\n" for line in lines[:-1]) + f"250 {lines[-1]}\r\n").encode("ascii")
 
 
 class Entrance(Connection):
@@ -75,19 +82,13 @@ class Entrance(Connection):
         self._helo = name
         self._is_esmtp = is_esmtp
         self._reset()
-        lines = [f"{self._rules.hostname} greets {self._helo}", *(self._offers() if is_esmtp else ())]
-        text = "".join(f"250-{line}\r\n" for line in lines[:-1]) + f"250 {lines[-1]}\r\n"
-        self._out.append(text.encode("ascii"))
+        self._out.append(f"250{'-' if is_esmtp else ' '}{self._rules.hostname} greets {name}\r\n".encode("ascii"))
+        if is_esmtp:  # what is offered on this connection as it is now
+            has_starttls = self._door.tls == "starttls" and not self.is_tls
+            self._out.append(_offered(self._house.offers, has_starttls, self._is_safe_for_passwords()))
         if self._commands > self._rules.max_commands:  # which is otherwise seen when a reply is told
             self._doom = self._doom or TOO_MANY_COMMANDS
         return None
-
-    def _offers(self) -> tuple[str, ...]:
-        """What EHLO offers on this connection as it is now."""
-        fixed = self._house.offers
-        tls = ("STARTTLS",) if self._door.tls == "starttls" and not self.is_tls else ()
-        login = (f"AUTH {' '.join(auth.MECHANISMS)}",) if self._is_safe_for_passwords() else ()
-        return fixed + tls + login
 
     async def _cmd_starttls(self, argument: bytes) -> Answer:
         if argument:
@@ -117,7 +118,8 @@ class Entrance(Connection):
         name = mechanism.decode("ascii", "replace").upper()
         if refusal := self._may_not_auth(name):
             return refusal
-        await self.flush()
+        if self._out:
+            await self.flush()
         claim = await auth.exchange(self, name, initial.strip(b" ") if initial else None)
         if isinstance(claim, Reply):
             return claim

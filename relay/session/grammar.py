@@ -17,7 +17,6 @@ from relay.mail.unitext import KIND, is_unitext
 SHOWN = 32
 """Characters of an unknown parameter's name that are said back: a command may be longer than a reply (RFC 5321 section 4.5.3.1.5)."""
 
-_TO = frozenset(b"Tt")
 LONGEST_PLAIN = 264
 """Octets of the longest path without parameters, with its keyword."""
 
@@ -48,18 +47,33 @@ class Sender(NamedTuple):
     smtputf8: bool = False
 
 
+# Applications name the same addresses again and again. What is remembered is of all connections: some hundred KB.
+
+
 @lru_cache(1024)
 def _plain_sender(argument: bytes) -> Sender | None:
-    """What nearly every application says, again and again."""
     found = _PLAIN_PATH.fullmatch(argument) if argument[:5].upper() == b"FROM:" else None
     return Sender(found[1].decode("ascii")) if found else None
 
 
+@lru_cache(1024)
+def _plain_recipient(argument: bytes) -> Recipient | None:
+    found = _PLAIN_PATH.fullmatch(argument) if argument[:3].upper() == b"TO:" else None
+    return Recipient(found[1].decode("ascii")) if found else None
+
+
 def parse_mail(argument: bytes, max_size: int) -> Sender | Reply:
     """Read `FROM:<reverse-path> parameters`; whether the path may have UTF-8 in it, its own parameters say."""
-    if len(argument) <= LONGEST_PLAIN and (sender := _plain_sender(argument)):
+    plain, _, rest = argument.partition(b" ")
+    sender = _plain_sender(plain) if len(plain) <= LONGEST_PLAIN else None
+    if sender is not None and not rest:
         return sender
-    path = _split(argument, b"FROM:", "1.7", "sender", b"SMTPUTF8" in argument.upper().split(b" "))
+    is_utf8 = b"SMTPUTF8" in argument.upper().split(b" ")
+    if sender is not None:
+        parameters = _parameters(rest.decode("utf-8", "surrogateescape"), is_utf8)
+        path = parameters if isinstance(parameters, Reply) else (sender.address, parameters)
+    else:
+        path = _split(argument, b"FROM:", "1.7", "sender", is_utf8)
     if isinstance(path, Reply):
         return path
     address, given = path
@@ -93,8 +107,8 @@ def parse_mail(argument: bytes, max_size: int) -> Sender | Reply:
 
 def parse_rcpt(argument: bytes, smtputf8: bool = False) -> Recipient | Reply:
     """Read `TO:<forward-path> parameters`; with `smtputf8`, which MAIL asked for, there may be UTF-8 in it."""
-    if (found := _PLAIN_PATH.fullmatch(argument)) and argument[0] in _TO:
-        return Recipient(found[1].decode("ascii"))
+    if len(argument) <= LONGEST_PLAIN and (recipient := _plain_recipient(argument)):
+        return recipient
     path = _split(argument, b"TO:", "1.3", "recipient", smtputf8)
     if isinstance(path, Reply):
         return path
@@ -128,8 +142,14 @@ def _split(argument: bytes, keyword: bytes, detail: str, what: str, is_utf8: boo
         return _not_ascii(what)
     if path[0] and not is_qualified(path[0]):
         return Reply(554, "1.8" if what == "sender" else "1.2", f"The {what}'s domain is not fully qualified")  # RFC 6409 section 4.2
+    given = _parameters(path[1], is_utf8)
+    return given if isinstance(given, Reply) else (path[0], given)
+
+
+def _parameters(text: str, is_utf8: bool) -> dict[str, str | None] | Reply:
+    """What stands behind a path."""
     given: dict[str, str | None] = {}
-    for word in filter(None, path[1].split(" ")):
+    for word in filter(None, text.split(" ")):
         found = _PARAMETER.fullmatch(word)
         if found is None:
             return Reply(501, "5.4", "Bad parameter syntax")
@@ -139,7 +159,7 @@ def _split(argument: bytes, keyword: bytes, detail: str, what: str, is_utf8: boo
         if not word.isascii() and not (is_utf8 and name == "ORCPT"):
             return Reply(501, "5.4", "Bad parameter syntax")
         given[name] = found[2]
-    return path[0], given
+    return given
 
 
 def _not_ascii(what: str) -> Reply:

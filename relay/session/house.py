@@ -17,6 +17,7 @@ from relay.mail.envelope import Envelope
 from relay.quota.teller import Teller
 from relay.session.admission import Admission
 from relay.session.budget import Budget
+from relay.session.outbox import Outbox
 from relay.spool.spool import Spool
 from relay.store.client import StoreForeign
 from relay.upstream.route import Route
@@ -103,6 +104,8 @@ class House:
     """Connections of each user over all workers; None: they are not limited."""
     admission: Admission = field(init=False)
     budget: Budget = field(init=False)
+    outbox: Outbox = field(init=False)
+    """Where replies wait for the mail log."""
     offers: tuple[str, ...] = field(init=False)
     """What EHLO offers on every connection."""
     hostname: bytes = field(init=False)
@@ -116,6 +119,7 @@ class House:
         self.hostname = rules.hostname.encode("ascii")
         self.admission = Admission(rules.max_connections, rules.max_connections_per_address)
         self.budget = Budget(rules.upload_memory)
+        self.outbox = Outbox(self.journal)
         self.offers = (
             "PIPELINING", f"SIZE {rules.max_message_bytes}", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES", "CHUNKING",
             f"LIMITS RCPTMAX={rules.max_recipients}", "HELP",

@@ -23,13 +23,14 @@ from relay.session.house import House
 from relay.session.outgoing import consult
 from relay.session.transaction import CLOSING, Gone, Silent, Transaction
 
-SENDER_OK = Reply(250, "1.0", "Sender OK")
-RECIPIENT_OK = Reply(250, "1.5", "Recipient OK")
+SENDER_OK = bytes(Reply(250, "1.0", "Sender OK"))
+RECIPIENT_OK = bytes(Reply(250, "1.5", "Recipient OK"))
 MAIL_FIRST = Reply(503, "5.1", "MAIL first")
 NO_RECIPIENTS = Reply(503, "5.1", "No valid recipients")
 TOO_MANY_REFUSALS = Reply(421, "7.0", "Too many refused messages, closing")
 IN_CHUNKS = Reply(503, "5.1", "Only BDAT goes on with a message that BDAT began")
 BROKEN = Reply(421, "3.0", "Internal error, closing")
+BYE = Reply(221, "0.0", "Bye")
 BUG = Reply(451, "3.0", "Internal error, try again later")
 
 
@@ -84,7 +85,7 @@ class Protocol(Entrance):
         self._sender = sender
         return SENDER_OK
 
-    async def _consult(self, user: User, sender: Sender) -> Reply:
+    async def _consult(self, user: User, sender: Sender) -> Answer:
         """What is remembered is against this sender: ask what is so now."""
         look = self._house.directory.look(user.owner_id)
         outfit = await consult(self._house, self._id, user, 1, look, sender.address)
@@ -113,16 +114,19 @@ class Protocol(Entrance):
 
     # -- the message ---------------------------------------------------------------------------------------------------------
 
-    async def _cmd_data(self, argument: bytes) -> Answer:
+    def _cmd_data(self, argument: bytes) -> Answer | Awaitable[Answer]:
         self._is_asked_for = False
-        reply = NO_ARGUMENT if argument else await self._take_message()
-        if reply is BUG and self._is_asked_for and not self._is_read:  # the rest of the message is still to come
-            return BROKEN
-        if self._is_asked_for or reply.code == 421:
+        if argument or self._sender is None or not self._recipients:
+            return self._unasked(NO_ARGUMENT if argument else self._not_ready())
+        return self._take_message(self._sender)
+
+    def _unasked(self, reply: Reply) -> Reply:
+        """The reply to DATA that is not 354."""
+        if reply.code == 421:
             return reply
         # DATA is the last of its group (RFC 2920 section 3.1). What has come behind one that is refused, or begins with no command,
         # is a message sent without waiting for 354: who wrote it must not speak here in the name of the user who sends it.
-        if self._buffer:
+        if self.unread:
             self.say(reply)
             return UNASKED
         self._is_wary = True
@@ -133,24 +137,23 @@ class Protocol(Entrance):
         if self._chunk is None:
             return BAD_CHUNK
         try:
-            reply = await self._take_message()
+            reply = await self._take_message(self._sender) if self._sender is not None and self._recipients else self._not_ready()
         except Abandoned as abandoned:
             answer = self._answer(abandoned.line)
-            return answer if answer is None or isinstance(answer, Reply) else await answer
-        if reply is BUG:  # how much of the chunk is still to come is not known
-            return BROKEN
+            return answer if answer is None or isinstance(answer, (Reply, bytes)) else await answer
+        if reply is BROKEN:
+            return reply
         if self._chunk is not None:
-            await self._read_chunk(Chunks(0), self._events.time() + self._rules.data_deadline)
+            now = self._events.time()
+            await self._read_chunk(Chunks(0), now + self._rules.data_deadline, now)
         return reply
 
-    async def _take_message(self) -> Reply:
-        if self._sender is None:
-            return self._no_sender()
-        if not self._recipients:
-            return NO_RECIPIENTS
-        self._commands = 0
-        transaction = self._transaction = self._begin(self._sender)
-        self._reset()
+    def _not_ready(self) -> Reply:
+        return self._no_sender() if self._sender is None else NO_RECIPIENTS
+
+    async def _take_message(self, sender: Sender) -> Reply:
+        is_chunked = self._chunk is not None
+        transaction = self._transaction = self._begin(sender)
         try:
             reply = await transaction.run(self)
             self._is_verdict = True
@@ -158,7 +161,8 @@ class Protocol(Entrance):
             raise
         except Exception as error:  # a bug: the client keeps its message
             self._house.journal.bug(transaction.id, error)
-            return BUG
+            # How much of a chunk is still to come is not known; of the message that 354 asked for, that it is.
+            return BROKEN if is_chunked or self._upload is not None else BUG if self._is_asked_for else self._unasked(BUG)
         finally:
             self._transaction = None
             if self._held:
@@ -166,18 +170,28 @@ class Protocol(Entrance):
         if transaction.is_taken:
             self._taken += 1
             self._errors = 0
-        return self._heed(transaction, reply)
+            return reply
+        reply = self._heed(transaction, reply)
+        return reply if self._is_asked_for or is_chunked else self._unasked(reply)
 
     def _begin(self, sender: Sender) -> Transaction:
         assert self._user is not None
         envelope = Envelope(sender.address, tuple(self._recipients.values()), sender.body, sender.ret, sender.envid, sender.smtputf8)
+        self._reset()
+        self._commands = 0
         self._messages += 1
-        # The transmission types of RFC 3848 and RFC 6531 section 4.3.
-        protocol = ("UTF8SMTPSA" if sender.smtputf8 else "ESMTPSA") if self.is_tls else ("UTF8SMTPA" if sender.smtputf8 else "ESMTPA")
         hop = self._hop
-        if hop is None or hop.helo is not self._helo or hop.protocol is not protocol:
-            hop = self._hop = Hop(self._helo, self._address, self._rules.hostname, protocol)
+        if hop is None or hop.helo is not self._helo or sender.smtputf8:
+            # The transmission types of RFC 3848 and RFC 6531 section 4.3.
+            protocol = f"{'UTF8SMTP' if sender.smtputf8 else 'ESMTP'}{'S' if self.is_tls else ''}A"
+            hop = Hop(self._helo, self._address, self._rules.hostname, protocol)
+            self._hop = None if sender.smtputf8 else hop
         return Transaction(self._house, self._user, envelope, f"{self._id}.{self._messages}", hop)
+
+    async def secure(self) -> None:
+        """Start TLS with the certificate in force now; raises Gone."""
+        await super().secure()
+        self._hop = None
 
     def _heed(self, transaction: Transaction, reply: Reply) -> Reply:
         """What a refusal means for the connection: a changed account closes it, limits met again and again close it too."""
@@ -215,7 +229,7 @@ class Protocol(Entrance):
                 if is_last or chunks.is_over or chunks.is_given_up:
                     chunks.end()
                     return chunks
-                await self._tell(Reply(250, "0.0", f"{size} octets received"))
+                self._tell(Reply(250, "0.0", f"{size} octets received"))
                 self._chunk = await self._await_chunk(latest)
         finally:
             self.leave_seat()
@@ -230,7 +244,7 @@ class Protocol(Entrance):
                     if chunk := parse_bdat(argument):
                         self._commands += chunk[0] < SMALL  # a large message may be in many chunks, and clients choose their size
                         return chunk
-                    await self._close(BAD_CHUNK)
+                    self._close(BAD_CHUNK)
                 # Only what will be obeyed: a command that is refused changes nothing (RFC 5321 section 4.1.4).
                 case b"RSET" | b"QUIT" if not argument:
                     raise Abandoned(line)
@@ -238,15 +252,13 @@ class Protocol(Entrance):
                     raise Abandoned(line)
                 case b"MAIL" | b"RCPT" | b"DATA" | b"AUTH" | b"STARTTLS":
                     self._commands += 1
-                    await self._tell(IN_CHUNKS)
+                    self._tell(IN_CHUNKS)
                 case _:
                     answer = self._answer(line)
-                    reply = answer if answer is None or isinstance(answer, Reply) else await answer
-                    if reply is not None:
-                        await self._tell(reply)
+                    self._tell(answer if answer is None or isinstance(answer, (Reply, bytes)) else await answer)
         raise Gone
 
-    async def _read_chunk(self, chunks: Chunks, latest: float, began: float = 0.0) -> None:
+    async def _read_chunk(self, chunks: Chunks, latest: float, began: float) -> None:
         """Read the octets that BDAT announced; raises Gone or Silent."""
         assert self._chunk is not None
         size, self._chunk = self._chunk[0], None
@@ -276,13 +288,12 @@ class Protocol(Entrance):
     def _cmd_refused(self, argument: bytes) -> Answer:
         return Reply(502, "5.1", "Command not implemented")
 
-    async def _cmd_quit(self, argument: bytes) -> Answer:
+    def _cmd_quit(self, argument: bytes) -> Answer:
         if argument:
             return NO_ARGUMENT
-        await self._close(Reply(221, "0.0", "Bye"))
+        self._close(BYE)
         return None
 
-    known: ClassVar[Mapping[Reply, bytes]] = {reply: bytes(reply) for reply in (OK, SENDER_OK, RECIPIENT_OK)}
     methods: ClassVar[Mapping[bytes, Method]] = {
         b"EHLO": Entrance._cmd_ehlo, b"HELO": Entrance._cmd_helo, b"STARTTLS": Entrance._cmd_starttls, b"AUTH": Entrance._cmd_auth,
         b"MAIL": _cmd_mail, b"RCPT": _cmd_rcpt, b"DATA": _cmd_data, b"BDAT": _cmd_bdat, b"RSET": _cmd_rset, b"NOOP": _cmd_noop,

@@ -200,21 +200,15 @@ class Transaction:
     # -- the message ---------------------------------------------------------------------------------------------------------
 
     def _begin_upload(self) -> None:
-        uploads = self._house.uploads
-        if (others := uploads.get(self._user.name)) is not None:
-            others.add(self)
-        else:
-            uploads[self._user.name] = {self}
+        self._house.uploads.setdefault(self._user.name, set()).add(self)
         if self._house.changes.since(self._user.name, self._mark):  # heard before this could be found to be checked anew
             self.start_recheck()
 
     def _end_upload(self) -> None:
-        uploads = self._house.uploads
-        others = uploads[self._user.name]
-        if len(others) > 1:
-            others.discard(self)
-        else:
-            del uploads[self._user.name]
+        others = self._house.uploads[self._user.name]
+        others.discard(self)
+        if not others:
+            del self._house.uploads[self._user.name]
 
     async def _await_recheck(self) -> None:
         assert self._recheck is not None
@@ -249,7 +243,7 @@ class Transaction:
         self.is_forwarding = True
         try:
             terms = house.terms
-            if terms.is_split and len(envelope.recipients) > 1:  # else there is nothing to do between the envelope and the dot
+            if len(envelope.recipients) > 1 and terms.is_split:  # else there is nothing to do between the envelope and the dot
                 terms = replace(terms, before_dot=self._before_dot)
             if self._route.choices:
                 attempt = await house.forward(self._route, self._user.name, envelope, self._message, terms)
@@ -271,9 +265,11 @@ class Transaction:
             await house.teller.settle(hold, 0, self._rejected(end))
             self._tell_rejected(end.outcome, end.reply)
             return end.reply
-        unit = house.teller.ledger.rules.unit
-        accepted = counted(end.standings, unit) if end.standings else self.units
-        settlement = await house.teller.settle(hold, accepted, end.failed if unit == "recipients" else 0)
+        accepted, rejected = self.units, 0
+        if end.standings:
+            unit = house.teller.ledger.rules.unit
+            accepted, rejected = counted(end.standings, unit), end.failed if unit == "recipients" else 0
+        settlement = await house.teller.settle(hold, accepted, rejected)
         if self._deposit is not None and isinstance(settlement, Settlement):
             self._deposit.note_settled()
         self._tell_taken(end, accepted, settlement, time.monotonic() - began)
@@ -354,15 +350,12 @@ class Transaction:
 
     def _tell_taken(self, end: Disposition, accepted: int, settlement: Settlement | Kept, seconds: float) -> None:
         self.is_taken = True
-        journal, user = self._house.journal, self._user.name
-        to = self._envelope.recipients
-        recipients = [to[0].address] if len(to) == 1 else [recipient.address for recipient in to]
+        journal, user, envelope = self._house.journal, self._user.name, self._envelope
+        recipients = [recipient.address for recipient in envelope.recipients]
         # What somebody else has settled (retry may be faster) has its instant on record there.
         at = settlement.at if isinstance(settlement, Settlement) and settlement.outcome != "done" else 0
-        spooled = end.spooled if end.standings else None
-        journal.taken(
-            self.id, user, self._envelope.sender, recipients, accepted, at, len(self._message.wire), seconds, str(end.reply), spooled
-        )
+        size, spooled = len(self._message.wire), end.spooled if end.standings else None
+        journal.taken(self.id, user, envelope.sender, recipients, accepted, at, size, seconds, str(end.reply), spooled)
         if isinstance(settlement, Kept):
             journal.charge_waits(self.id, user, accepted, settlement.is_durable)
         elif settlement.is_overdraft:

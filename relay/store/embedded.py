@@ -75,7 +75,11 @@ def _candidates() -> list[str]:
 
 
 def configuration(directory: Path, maxmemory: str) -> str:
-    """The server's configuration, given on its standard input: no file, nothing in `ps`."""
+    """The server's configuration, given on its standard input: no file, nothing in `ps`.
+
+    It keeps no histograms of how long commands take: nobody asks for them, and each command within a script is measured too. An account
+    stays in one piece of memory though it has the longest password that can be imported, sealed.
+    """
     return f"""dir "{directory}"
 port 0
 unixsocket "{directory / SOCKET}"
@@ -91,10 +95,12 @@ no-appendfsync-on-rewrite no
 aof-use-rdb-preamble no
 aof-load-truncated yes
 auto-aof-rewrite-percentage 100
-auto-aof-rewrite-min-size 16mb
+auto-aof-rewrite-min-size 64mb
 maxmemory {maxmemory}
 maxmemory-policy noeviction
 maxclients 1000
+latency-tracking no
+hash-max-listpack-value 256
 """
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -90,33 +90,35 @@ class Dispatch:
         self._sweeper: asyncio.TimerHandle | None = None
         self._is_closed = False
 
-    async def forward(self, route: Route, user: str, envelope: Envelope, message: Message, terms: Terms) -> Attempt:
+    def forward(
+        self, route: Route, user: str, envelope: Envelope, message: Message, terms: Terms
+    ) -> Coroutine[object, object, Attempt]:  # fmt: skip
         """Offer a message to the smarthosts of a route, in their order, inside the deadline."""
         plan = self._plan(route)
-        plan.under_way += 1
-        try:
-            if plan.sole is not None:
-                return await plan.sole.forward(envelope, message, terms, user)
-            return await self._forward(plan, user, envelope, message, terms)
-        finally:
-            plan.under_way -= 1
+        if plan.sole is not None:  # which is not at rest while it has the message, and so not forgotten
+            return plan.sole.forward(envelope, message, terms, user)
+        return self._forward(plan, user, envelope, message, terms)
 
     async def _forward(self, plan: _Plan, user: str, envelope: Envelope, message: Message, terms: Terms) -> Attempt:
         loop = asyncio.get_running_loop()
         until = loop.time() + terms.deadline
         attempt, first = None, None
-        if not self._down and plan.groups:  # mostly; then the first draw is all there is to it
-            first = self._draw(plan.groups[0])
-            attempt = await first.pool.forward(envelope, message, terms, user, _window(terms.deadline))
-            if not attempt.is_open:
-                return attempt
-        for pool, is_last in self._in_turn(plan, first):
-            left = until - loop.time()
-            if left < TOO_LATE and attempt is not None:
-                break
-            attempt = await pool.forward(envelope, message, terms, user, Window(left, 0.0) if is_last else _window(left))
-            if not attempt.is_open:
-                break
+        plan.under_way += 1
+        try:
+            if not self._down and plan.groups:  # mostly; then the first draw is all there is to it
+                first = self._draw(plan.groups[0])
+                attempt = await first.pool.forward(envelope, message, terms, user, _window(terms.deadline))
+                if not attempt.is_open:
+                    return attempt
+            for pool, is_last in self._in_turn(plan, first):
+                left = until - loop.time()
+                if left < TOO_LATE and attempt is not None:
+                    break
+                attempt = await pool.forward(envelope, message, terms, user, Window(left, 0.0) if is_last else _window(left))
+                if not attempt.is_open:
+                    break
+        finally:
+            plan.under_way -= 1
         return attempt or Attempt(dict.fromkeys(envelope.recipients, _NOWHERE))
 
     def down_until(self, route: Route) -> float:

@@ -28,7 +28,7 @@ from relay.upstream.conversation import Broken, Overdue
 from relay.upstream.guard import Guard
 from relay.upstream.opening import NoSession, connect, permit
 from relay.upstream.pace import OverRate, Pace
-from relay.upstream.progress import LATE, Progress, Stage
+from relay.upstream.progress import DOT, LATE, MAIL, SLOT, Progress, Stage
 from relay.upstream.route import Target
 from relay.upstream.slots import Slots
 from relay.upstream.smarthost import Message, Smarthost
@@ -95,14 +95,13 @@ class Pool:
 
         `user` waits in turn with the others; `window` is the time of an attempt that another smarthost may follow.
         """
-        progress = Progress(terms.deadline) if window is None else Progress(window.share, window.rest)
+        now = asyncio.get_running_loop().time()
+        progress = Progress(now, terms.deadline) if window is None else Progress(now, window.share, window.rest)
         try:
             if self._breaker.is_down and not self._idle:
                 self._seek_leave(progress)
-            if self._pace is not None:
-                await self._keep_pace(self._pace, user, progress)
-            elif not self._slots.take_now() and not await self._slots.wait(user):
-                raise NoSession(self._breaker.verdict)
+            if self._pace is not None or not self._slots.take_now():
+                await self._take_turn(user, progress)
             try:
                 return await self._attempt(envelope, message, progress, terms)
             finally:
@@ -111,26 +110,31 @@ class Pool:
             return self._cut_short(progress, progress.verdicts_with(envelope, none.verdict))
         except Broken as error:
             return self._cut_short(progress, progress.verdicts(envelope, str(error)))
-        except asyncio.CancelledError:
-            if not progress.is_overdue:
-                raise
-            if self._pace is not None and progress.stage is Stage.SLOT:
+        except Overdue:
+            if self._pace is not None and progress.stage is SLOT:
                 return self._cut_short(progress, progress.verdicts_with(envelope, TOO_FAST))
             # Once anything was heard on it, it is this message that takes long: one recipient who is looked up elsewhere, say.
-            if window is not None and window.rest and progress.stage is Stage.MAIL:
+            if window is not None and window.rest and progress.stage is MAIL:
                 self._distrust(progress)
             return self._cut_short(progress, progress.verdicts(envelope, LATE))
         finally:
-            progress.end()
-            self._breaker.withdraw(progress)
+            if self._breaker.is_down:
+                self._breaker.withdraw(progress)
 
-    async def _keep_pace(self, pace: Pace, user: str, progress: Progress) -> None:
-        """Wait for a slot and for the message's instant; raises NoSession."""
+    async def _take_turn(self, user: str, progress: Progress) -> None:
+        """Wait for a slot, and for the message's instant where there is a pace; raises NoSession, Overdue."""
         try:
-            if not await pace.admit(self._slots, user, asyncio.get_running_loop().time() + progress.seconds):
-                raise NoSession(self._breaker.verdict)
+            async with asyncio.timeout_at(progress.due):
+                if self._pace is not None:
+                    is_served = await self._pace.admit(self._slots, user, progress.due)
+                else:
+                    is_served = await self._slots.wait(user)
         except OverRate:
             raise NoSession(TOO_FAST) from None
+        except TimeoutError:
+            raise Overdue from None
+        if not is_served:
+            raise NoSession(self._breaker.verdict)
 
     def _cut_short(self, progress: Progress, verdicts: Verdicts) -> Attempt:
         """An attempt that ended before the smarthost said what becomes of the message."""
@@ -138,47 +142,48 @@ class Pool:
         return Attempt(verdicts, None, is_open, self.target.host)
 
     async def _attempt(self, envelope: Envelope, message: Message, progress: Progress, terms: Terms) -> Attempt:
-        session = self._take()
-        if session is not None:
+        idle = self._take()
+        while True:
+            session = idle or await self._connect(progress)
             try:
-                return await self._use(session, envelope, message, progress, terms)
+                verdicts = await session.transact(envelope, message, progress, terms)
             except Broken:
-                if progress.stage in (Stage.BEFORE_DOT, Stage.DOT):
+                session.abort()
+                if idle is None or progress.stage is DOT or progress.stage is Stage.BEFORE_DOT:
                     raise
                 # It had died while idle; nothing of the message's content was offered.
-                progress.said = {}
-        session = await self._connect(progress, terms)
-        return await self._use(session, envelope, message, progress, terms)
-
-    async def _use(self, session: Smarthost, envelope: Envelope, message: Message, progress: Progress, terms: Terms) -> Attempt:
-        try:
-            verdicts = await session.transact(envelope, message, progress, terms)
-        except Overdue:
-            return self._leave_listening(session, envelope, progress, terms)
-        except BaseException:
-            session.abort()
-            raise
-        self._give_back(session)
-        # Only where nobody was accepted can it have been 421 to MAIL: it was the session's end, and nothing was said of the message.
-        is_open = progress.stage is Stage.ENVELOPE and all(isinstance(v, Deferred) and v.unreached for v in verdicts.values())
-        return Attempt(verdicts, None, is_open, self.target.host)
+                progress.said, idle = {}, None
+                continue
+            except Overdue:
+                if progress.stage is DOT:
+                    return self._leave_listening(session, envelope, progress, terms)
+                session.abort()
+                raise
+            except BaseException:
+                session.abort()
+                raise
+            self._give_back(session)
+            # Only where nobody was accepted can it have been 421 to MAIL: it was the session's end, and nothing was said of the message.
+            is_open = progress.stage is not DOT and _is_unsaid(progress, verdicts)
+            return Attempt(verdicts, None, is_open, self.target.host)
 
     # -- new sessions --------------------------------------------------------------------------------------------------------
 
-    async def _connect(self, progress: Progress, terms: Terms) -> Smarthost:
+    async def _connect(self, progress: Progress) -> Smarthost:
         self._seek_leave(progress)
         progress.stage = Stage.CONNECT
         began = time.monotonic()
         try:
-            session = await self._open()
+            async with asyncio.timeout_at(progress.due):
+                session = await self._open()
         except NoSession as none:
             self._note_failure(progress, none.verdict)
             raise
-        except asyncio.CancelledError:
+        except TimeoutError:
             # What had little time left to connect in proves nothing.
-            if progress.is_overdue and time.monotonic() - began >= progress.seconds / 2:
+            if time.monotonic() - began >= progress.seconds / 2:
                 self._note_failure(progress, Deferred(Reply(451, "4.1", f"Upstream not reachable: {LATE}")))
-            raise
+            raise Overdue from None
         self._note_success()
         return session
 
@@ -324,3 +329,8 @@ class Pool:
             self._idle.pop().close()
         for session in self._late.values():
             session.abort()
+
+
+def _is_unsaid(progress: Progress, verdicts: Verdicts) -> bool:
+    """Whether all that was heard is that the session is at its end."""
+    return progress.stage is Stage.ENVELOPE and all(isinstance(verdict, Deferred) and verdict.unreached for verdict in verdicts.values())

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum, auto
+from math import inf
 
-from relay.mail.envelope import Envelope, Recipient
+from relay.mail.envelope import Envelope
 from relay.mail.reply import Reply
 from relay.mail.verdict import Deferred, Verdict, Verdicts
-from relay.upstream.conversation import Broken, Conversation
+from relay.upstream.conversation import Conversation, Overdue
 
 LATE = "no answer in time"
+
+AGAIN = 0.01
+"""Seconds after which the deadline strikes once more: what was waited for may have come with it, and been followed by another wait."""
+
+EARLY = 0.001
+"""Seconds by which a timer may strike too early: loops count in milliseconds."""
 
 
 class Stage(Enum):
@@ -29,68 +36,46 @@ class Stage(Enum):
     """The final dot is written: from here on the outcome is the smarthost's to tell."""
 
 
+# To get a member by the name of its class takes as long as to call a function (Python 3.11), and a message passes several.
+SLOT, MAIL, DOT = Stage.SLOT, Stage.MAIL, Stage.DOT
+_NOBODY: Verdicts = {}
+
+
 class Progress:
-    """One attempt of the task that makes it, with its deadline in seconds from now, and `rest` seconds more once the caller was asked.
+    """One attempt, from `now` on, the loop's time: its deadline in seconds, and `rest` seconds more once the caller was asked."""
 
-    The deadline is one timer, and ends the attempt in the way its stage allows: it cancels the task (as asyncio.timeout would); it lets
-    the caller's own step before the dot come to its end; or it ends the wait for the answer to the dot without giving that answer up.
-    """
+    __slots__ = ("_is_late", "_rest", "dot_at", "due", "said", "seconds", "stage")
 
-    __slots__ = (
-        "_cancelling", "_has_cancelled", "_is_late", "_loop", "_rest", "_talk", "_task", "_timer", "dot_at", "said", "seconds", "stage",
-    )  # fmt: skip
-
-    def __init__(self, seconds: float, rest: float = 0.0) -> None:
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
-        assert task is not None
-        self.stage = Stage.SLOT
+    def __init__(self, now: float, seconds: float, rest: float = 0.0) -> None:
+        self.stage = SLOT
         self.seconds = seconds
         """Until the deadline, at first."""
-        self.said: dict[Recipient, Verdict] = {}
+        self.due = now + seconds
+        """When the deadline strikes, or strikes next; the loop's time."""
+        self.said = _NOBODY
         """Recipients whose verdict stands, whatever comes."""
         self.dot_at = 0.0
-        """When the dot was written, the loop's time."""
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._talk: Conversation | None = None
+        """When the dot was written."""
         self._is_late = False
         self._rest = rest
-        self._has_cancelled = False
-        self._loop = loop
-        self._timer = loop.call_later(seconds, self._strike)
 
-    def _strike(self) -> None:
-        if self._rest and self.stage in (Stage.BEFORE_DOT, Stage.DOT):
-            self._timer, self._rest = self._loop.call_later(self._rest, self._strike), 0.0
+    def strike(self, now: float, talk: Conversation) -> None:
+        """The deadline: end the wait for the smarthost; the caller's own step before the dot comes to its end."""
+        if self._rest and self.stage in (Stage.BEFORE_DOT, DOT):
+            self.due, self._rest = self.due + self._rest, 0.0
             return
         self._is_late = True
-        if self.stage is Stage.DOT:
-            assert self._talk is not None
-            self._talk.interrupt()
-        elif self.stage is not Stage.BEFORE_DOT:
-            self._has_cancelled = True
-            self._task.cancel()
+        talk.interrupt()
+        self.due = now + AGAIN
 
-    @property
-    def is_overdue(self) -> bool:
-        """Whether a cancellation that is passing is the deadline's own, and nobody else wants this task to end."""
-        return self._has_cancelled and self._task.cancelling() <= self._cancelling + 1
+    def reach_dot(self) -> None:
+        """The final dot has just been written."""
+        self.stage, self.dot_at = DOT, asyncio.get_running_loop().time()
 
     def check(self) -> None:
-        """Raise Broken if the deadline struck while it could not end the attempt."""
+        """Raise Overdue if the deadline struck and did not end the attempt."""
         if self._is_late:
-            raise Broken(LATE)
-
-    def reach_dot(self, talk: Conversation) -> None:
-        """The final dot has just been written on this conversation."""
-        self.stage, self._talk, self.dot_at = Stage.DOT, talk, self._loop.time()
-
-    def end(self) -> None:
-        """Stop the timer; call it once, when the attempt is over."""
-        self._timer.cancel()
-        if self._has_cancelled:
-            self._task.uncancel()
+            raise Overdue
 
     def verdicts(self, envelope: Envelope, why: str) -> Verdicts:
         """The verdicts of an attempt that was cut short here."""
@@ -110,3 +95,47 @@ class Progress:
                 return Deferred(Reply(451, "4.1", f"Upstream not reachable: {why}"), unreached=True)
             case _:
                 return Deferred(Reply(451, "4.2", f"Upstream connection failed: {why}"))
+
+
+class Watch:
+    """The deadlines of what is under way on one session, one attempt after the other.
+
+    Its timer is left as it is when an attempt ends, and set anew only when it strikes or would strike too late: mostly once in the time
+    of a deadline, not twice for every message.
+    """
+
+    __slots__ = ("_at", "_loop", "_progress", "_talk", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, talk: Conversation) -> None:
+        self._loop = loop
+        self._talk = talk
+        self._progress: Progress | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._at = inf
+
+    def begin(self, progress: Progress) -> None:
+        """Let the deadline of this attempt strike while it is the one."""
+        self._progress = progress
+        if progress.due < self._at:
+            self._set(progress.due)
+
+    def end(self) -> None:
+        """The attempt is over."""
+        self._progress = None
+
+    def close(self) -> None:
+        """The session is over."""
+        self._progress = None
+        self._set(inf)
+
+    def _set(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._at = at
+        self._timer = None if at == inf else self._loop.call_at(at, self._strike)
+
+    def _strike(self) -> None:
+        progress, now = self._progress, self._loop.time()
+        if progress is not None and progress.due <= now + EARLY:
+            progress.strike(now, self._talk)
+        self._set(inf if progress is None else progress.due)

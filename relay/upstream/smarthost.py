@@ -16,6 +16,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import aiosmtplib
@@ -25,8 +26,8 @@ from relay.mail.reply import Reply, from_upstream
 from relay.mail.trace import is_header_ascii
 from relay.mail.unitext import to_ascii
 from relay.mail.verdict import Deferred, Delivered, Failed, Verdict, Verdicts
-from relay.upstream.conversation import Broken, Conversation
-from relay.upstream.progress import Progress, Stage
+from relay.upstream.conversation import Broken, Conversation, Overdue
+from relay.upstream.progress import DOT, MAIL, Progress, Stage, Watch
 from relay.upstream.terms import Terms
 
 # Replies that speak of this relay's login or of its command sequence, never of the message.
@@ -81,7 +82,12 @@ class Smarthost:
         """The longest message that it takes, in octets; 0: it does not say."""
         self._is_chunk = False
         """Whether the content that was sent last went by BDAT."""
-        self._conversation = Conversation(asyncio.get_running_loop())
+        self._said: tuple[int, str] | None = None
+        self._delivered: Delivered
+        """What `_said` was: some word their answer to the dot alike for every message."""
+        loop = asyncio.get_running_loop()
+        self._conversation = Conversation(loop)
+        self._watch = Watch(loop, self._conversation)
         transport = client.transport
         assert transport is not None
         transport.set_protocol(self._conversation)
@@ -96,10 +102,12 @@ class Smarthost:
 
     def close(self) -> None:
         """Say QUIT if that is possible, and go."""
+        self._watch.close()
         self._conversation.quit()
 
     def abort(self) -> None:
         """Cut the connection: nothing more is read or written."""
+        self._watch.close()
         self._conversation.abort()
 
     def offers(self, extension: str) -> bool:
@@ -107,7 +115,7 @@ class Smarthost:
         return extension in self._extensions
 
     async def transact(self, envelope: Envelope, message: Message, progress: Progress, terms: Terms) -> Verdicts:
-        """Offer a message to its recipients. Raises Broken, Overdue (only after the dot: hear_dot goes on), and what before_dot raises.
+        """Offer a message to its recipients. Raises Broken, Overdue (after the dot hear_dot goes on), and what before_dot raises.
 
         Any refusal ends it before any content, unless the terms allow it to be split: then it goes to those who were accepted.
 
@@ -116,8 +124,7 @@ class Smarthost:
         but always behind the recipients' replies: some servers take a chunk whose recipients they refused for commands.
         """
         self.messages += 1
-        progress.stage = Stage.MAIL
-        is_8bit = self._has_8bitmime and (envelope.body == "8BITMIME" or not message.wire.isascii())
+        progress.stage = MAIL
         suited: Sequence[Recipient] = envelope.recipients
         if unsuited := self._unsuited(envelope, message):
             if not terms.is_split or len(unsuited) == len(envelope.recipients):
@@ -125,29 +132,56 @@ class Smarthost:
             progress.said = unsuited
             suited = [recipient for recipient in suited if recipient not in unsuited]
         is_data_asked = self._has_pipelining and (terms.is_split or len(suited) == 1)
-        accepted = suited
-        if not await self._offer_envelope(self._mail(envelope, message, is_8bit), suited, is_data_asked, progress, terms.is_split):
-            accepted = [recipient for recipient in suited if recipient not in progress.said]
-            if not accepted:
-                await self._wind_up()
-                return self._in_step(progress)
-        progress.stage = Stage.DATA
         self._is_chunk = self._has_chunking and not is_data_asked and not message.is_stuffed
-        if not self._is_chunk:
-            heard = self._conversation.heard() if is_data_asked else None
-            if (heard is None or heard[0] != 354) and not await self._may_send(heard, is_data_asked, accepted, progress):
-                await self._wind_up()
-                return self._in_step(progress)
-        if terms.before_dot is not None:
-            progress.stage = Stage.BEFORE_DOT
-            await terms.before_dot(dict(progress.said))
+        talk = self._conversation
+        self._watch.begin(progress)
+        try:
+            rcpts = self._send_envelope(envelope, suited, message, progress, is_data_asked, terms.before_dot is not None)
+            await talk.wait()
+            if progress.stage is DOT:
+                return self._conclude(suited, talk.take(), progress)
+            accepted = suited
+            if not await self._hear_envelope(talk.take(), suited, rcpts, progress, terms.is_split):
+                accepted = [recipient for recipient in suited if recipient not in progress.said]
+                if not accepted:
+                    await self._wind_up()
+                    return self._in_step(progress)
+            progress.stage = Stage.DATA
+            if not self._is_chunk:
+                heard = talk.heard() if is_data_asked else None
+                if (heard is None or heard[0] != 354) and not await self._may_send(heard, is_data_asked, accepted, progress):
+                    await self._wind_up()
+                    return self._in_step(progress)
+            if terms.before_dot is not None:
+                progress.stage = Stage.BEFORE_DOT
+                await terms.before_dot(dict(progress.said))
             progress.check()
-        if self._is_chunk:
-            self._conversation.send(b"BDAT %d LAST\r\n" % message.length, message.prefix, message.wire)
+            self._send_content(message, progress)
+            return await self.hear_dot(accepted, progress)
+        finally:
+            self._watch.end()
+
+    def _send_envelope(
+        self, envelope: Envelope, recipients: Sequence[Recipient], message: Message, progress: Progress, is_data_asked: bool, is_held: bool
+    ) -> list[bytes]:
+        """MAIL, and with it all that may be; whether the content `is_held` back at the go-ahead. The commands for the recipients."""
+        mail, rcpts = self._mail(envelope, message), [self._rcpt(recipient) for recipient in recipients]
+        if is_data_asked:
+            then = None if is_held else partial(self._send_content, message, progress)
+            self._conversation.send(b"".join((mail, *rcpts, b"DATA\r\n")), len(rcpts) + 2, then)
+        elif self._has_pipelining:
+            self._conversation.send(b"".join((mail, *rcpts)), len(rcpts) + 1)
         else:
-            self._conversation.send(message.prefix, message.wire, b".\r\n")
-        progress.reach_dot(self._conversation)
-        return await self.hear_dot(accepted, progress)
+            self._conversation.send(mail)
+        return rcpts
+
+    def _send_content(self, message: Message, progress: Progress) -> None:
+        """All of the content, and with it the dot; raises Broken."""
+        if self._is_chunk:
+            self._conversation.send_content(b"BDAT %d LAST\r\n%b" % (message.length, message.prefix), message.wire)
+        else:
+            self._conversation.send_content(message.prefix, message.wire, b".\r\n")
+        progress.reach_dot()
 
     async def _may_send(self, heard: tuple[int, str] | None, is_asked: bool, accepted: Sequence[Recipient], progress: Progress) -> bool:
         """The reply to DATA, which may be there already: whether the content may follow, else progress says why not. Raises Broken."""
@@ -161,7 +195,7 @@ class Smarthost:
             self._in_step(progress)  # a connection that is lost, as after 421, leaves what was said as it is
             raise
         if code != 354:
-            progress.said |= dict.fromkeys(accepted, self._verdict(code, text))
+            progress.said = {**progress.said, **dict.fromkeys(accepted, self._verdict(code, text))}
         return code == 354
 
     def _in_step(self, progress: Progress) -> Verdicts:
@@ -173,7 +207,11 @@ class Smarthost:
 
     async def hear_dot(self, accepted: Sequence[Recipient], progress: Progress) -> Verdicts:
         """The reply to the final dot, and all that was said before it. Raises Broken, Overdue."""
-        code, text = await self._conversation.reply()
+        return self._conclude(accepted, await self._conversation.reply(), progress)
+
+    def _conclude(self, accepted: Sequence[Recipient], heard: tuple[int, str], progress: Progress) -> Verdicts:
+        """The verdicts of a message whose dot was answered; raises Broken."""
+        code, text = heard
         if 300 <= code < 400:
             raise Broken(f"answered the final dot with {code}")
         if self._is_chunk and code >= 400:
@@ -181,17 +219,12 @@ class Smarthost:
         verdicts: Verdicts = dict.fromkeys(accepted, self._verdict(code, text))
         return {**progress.said, **verdicts} if progress.said else verdicts
 
-    async def _offer_envelope(
-        self, mail: bytes, recipients: Sequence[Recipient], is_data_asked: bool, progress: Progress, is_split: bool
+    async def _hear_envelope(
+        self, first: tuple[int, str], recipients: Sequence[Recipient], rcpts: Sequence[bytes], progress: Progress, is_split: bool
     ) -> bool:
-        """MAIL and RCPT: whether all were accepted, else progress says who was not, or will not be served."""
+        """The replies to MAIL, the `first`, and RCPT: whether all were accepted, else progress says who was not, or will not be served."""
         talk = self._conversation
-        rcpts = [self._rcpt(recipient) for recipient in recipients]
-        if pipelining := self._has_pipelining:
-            talk.send(mail, *rcpts, b"DATA\r\n" if is_data_asked else b"", replies=1 + len(rcpts) + is_data_asked)
-        else:
-            talk.send(mail)
-        code, text = talk.heard() or await talk.reply()
+        code, text = first
         progress.stage = Stage.ENVELOPE
         if code == 421 and self.messages > 1:  # it had enough of this session, not of the message
             raise Broken(f"closed by the smarthost: {text}")
@@ -199,14 +232,16 @@ class Smarthost:
             verdict = self._verdict(code, text)
             if code == 421 and isinstance(verdict, Deferred):  # the end of the session, not of the message: as if there had been none
                 verdict = replace(verdict, unreached=True)
-            progress.said |= dict.fromkeys(recipients, verdict)
+            progress.said = {**progress.said, **dict.fromkeys(recipients, verdict)}
             return False
         # Of a message that may not be split nothing is said until all of it can be.
-        refused = progress.said if is_split else {}
+        refused = dict(progress.said) if is_split else {}
+        if is_split:
+            progress.said = refused
         before = len(refused)
         rest: Verdict | None = None if is_split else WITHHELD
         for heard, (recipient, rcpt) in enumerate(zip(recipients, rcpts, strict=True)):
-            code, text = (talk.heard() or await talk.reply()) if pipelining else await talk.ask(rcpt)
+            code, text = (talk.heard() or await talk.reply()) if self._has_pipelining else await talk.ask(rcpt)
             if code == 552 and len(refused) - before < heard and "2.2" not in text[:6]:
                 code = 452  # too many recipients, in the words of RFC 821 (RFC 5321 section 4.5.3.1.10); a full mailbox says 5.2.2
             if code >= 300:
@@ -230,13 +265,15 @@ class Smarthost:
                 code, _ = await self._conversation.ask(b"RSET\r\n")
             if code != 250:
                 raise Broken(f"answered RSET with {code}")
-        except (Broken, TimeoutError):
+        except (Broken, Overdue, TimeoutError):
             self.abort()
 
     def _verdict(self, code: int, text: str) -> Verdict:
         """What a reply says of the recipients it concerns; one that ends the session ends it."""
         if code < 300:
-            return Delivered(from_upstream(code, text), self._has_dsn)
+            if self._said != (code, text):
+                self._said, self._delivered = (code, text), Delivered(from_upstream(code, text), self._has_dsn)
+            return self._delivered
         if code == 421:
             self.abort()
             return Deferred(Reply(451, "3.2", "upstream said: " + from_upstream(code, text).text))
@@ -263,21 +300,23 @@ class Smarthost:
         is not missed; a header that was 8-bit without it goes as any other 8-bit content."""
         if not envelope.sender.isascii():
             return dict.fromkeys(envelope.recipients, Failed(Reply(550, "6.7", f"Non-ASCII sender address, and {_NO_SMTPUTF8}")))
-        no_address = Failed(Reply(550, "6.7", f"Non-ASCII recipient address, and {_NO_SMTPUTF8}"))
-        unsuited: dict[Recipient, Verdict] = {one: no_address for one in envelope.recipients if not one.address.isascii()}
+        unsuited: dict[Recipient, Verdict] = {}
+        for recipient in envelope.recipients:
+            if not recipient.address.isascii():
+                unsuited[recipient] = Failed(Reply(550, "6.7", f"Non-ASCII recipient address, and {_NO_SMTPUTF8}"))
         if envelope.smtputf8 and not is_header_ascii(message.wire):
             no_header = Failed(Reply(554, "6.9", f"UTF-8 in the header, and {_NO_SMTPUTF8}"))
             return {**dict.fromkeys(envelope.recipients, no_header), **unsuited}
         return unsuited
 
-    def _mail(self, envelope: Envelope, message: Message, is_8bit: bool) -> bytes:
+    def _mail(self, envelope: Envelope, message: Message) -> bytes:
         options = ""
         if self._has_size:
             # An estimate is enough (RFC 1870 section 4), and searching for dots would cost more than the rest: it counts the stuffed
             # ones too, so that it is never too low, but where it would then be too high.
             length = len(message.prefix) + len(message.wire)
             options = f" SIZE={message.size if 0 < self._limit < length else length}"
-        if is_8bit:
+        if self._has_8bitmime and (envelope.body == "8BITMIME" or not message.wire.isascii()):
             options += " BODY=8BITMIME"
         if envelope.smtputf8 and self._has_smtputf8:
             options += " SMTPUTF8"

@@ -10,7 +10,7 @@ from relay.accounts import registry as registry_module
 from relay.accounts.provisioning import Provisioning
 from relay.accounts.registry import Registry
 from relay.accounts.secrets import Key
-from relay.accounts.user import User
+from relay.accounts.user import User, user_key
 from relay.store.client import Store, StoreForeign
 
 
@@ -29,6 +29,30 @@ async def test_a_user_is_verified_by_its_password_alone(provisioning: Provisioni
     for name in ("", "smtp000000000", "{u:x}", "a b", "\0", user.name + "}", user.name.upper()):
         assert await registry.verify_user(name, password) is None
         assert await registry.find_user(name) is None
+
+
+async def test_a_user_that_an_older_version_wrote_is_verified(
+    provisioning: Provisioning, registry: Registry, key: Key, store: Store
+) -> None:
+    """It kept the whole of the keyed hash, and said of what kind it is."""
+    owner, _ = await provisioning.add_owner("Acme")
+    user, password = await provisioning.add_user(owner.owner_id, 10, None)
+    whole = key.hash_password(user.name, password)
+    for stored, verified in ((whole, user), (whole[:-1] + b"x", None), (whole[:31], None), (whole[:1], None), (b"", None)):
+        await store.command("HSET", user_key(user.name), "kind", "h", "hash", stored)
+        assert await registry.verify_user(user.name, password) == verified
+    fresh = await provisioning.reset_password(user.name)
+    assert await registry.verify_user(user.name, password) is None
+    assert await registry.verify_user(user.name, fresh)
+
+
+async def test_an_account_is_small_and_in_one_piece_whatever_its_password(provisioning: Provisioning, store: Store) -> None:
+    """The store keeps a hash of small values in one piece of memory, and a third of it is what a table of them would need."""
+    owner, _ = await provisioning.add_owner("Acme")
+    user, _ = await provisioning.add_user(owner.owner_id, 10_000, 1_000_000)
+    assert await store.command("MEMORY", "USAGE", user_key(user.name)) <= 256
+    await provisioning.import_user(owner.owner_id, "billing.app", "x y" * 42, 10_000, 1_000_000)
+    assert await store.command("OBJECT", "ENCODING", user_key("billing.app")) == b"listpack"
 
 
 async def test_an_owner_is_verified_by_its_token_alone(provisioning: Provisioning, registry: Registry) -> None:

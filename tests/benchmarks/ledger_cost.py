@@ -23,6 +23,8 @@ from relay.store.embedded import Embedded
 
 FULL = 3600
 ROUNDS = 10
+CROWD = 20
+TOGETHER = f"acceptance, {CROWD} at once"
 START = 1_800_000_000
 CLOCK = "local function clock() return tonumber(redis.call('GET', '{clock}')) end\n"
 FILL = Script.of("""
@@ -75,6 +77,10 @@ async def measure(store: Store, calls: int) -> dict[str, float]:
 
         return one
 
+    async def accept_together(number: int) -> None:
+        one = accept("crowd")
+        await asyncio.gather(*(one(number * CROWD + each) for each in range(CROWD)))
+
     def refuse(name: str) -> Callable[[int], Awaitable[None]]:
         async def one(number: int) -> None:
             assert isinstance(await ledger.reserve(name, str(number), 1, 1), Refusal)
@@ -82,12 +88,14 @@ async def measure(store: Store, calls: int) -> dict[str, float]:
         return one
 
     await create(store, "empty", 1_000_000, 0)
+    await create(store, "crowd", 1_000_000, 0)
     await create(store, "full", 1_000_000, FULL)
     await create(store, "bare", 1_000_000, FULL)
     await create(store, "refused", FULL, FULL)
     await create(store, "lowered", 10, FULL)
     cases = {
         "acceptance, empty log": accept("empty"),
+        TOGETHER: accept_together,
         f"acceptance, {FULL} entries": accept("full"),
         f"acceptance, {FULL} entries, no records kept": accept("bare", forgetful),
         f"refusal, {FULL} entries": refuse("refused"),
@@ -97,7 +105,7 @@ async def measure(store: Store, calls: int) -> dict[str, float]:
     for turn in range(ROUNDS):
         for name, one in cases.items():
             found[name].append(await cost(store, turn * (calls + 1), calls // ROUNDS, one))
-    return {name: min(figures) for name, figures in found.items()}
+    return {name: min(figures) / (CROWD if name == TOGETHER else 1) for name, figures in found.items()}
 
 
 async def run(calls: int) -> dict[str, float]:

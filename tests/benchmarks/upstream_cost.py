@@ -101,9 +101,8 @@ class Place:
         message = Message(PREFIX, wire)
 
         async def send(session: Smarthost) -> None:
-            progress = Progress(TERMS.deadline)
+            progress = Progress(asyncio.get_running_loop().time(), TERMS.deadline)
             verdict = (await session.transact(ENVELOPE, message, progress, TERMS))[TO]
-            progress.end()
             assert isinstance(verdict, Delivered), verdict
 
         yield [partial(send, session) for session in sessions]

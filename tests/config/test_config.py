@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from relay.config import ConfigError, Listen, Settings
+from relay.config import ConfigError
+from relay.config.settings import Listen, Settings
 from relay.source import load
 
 PASSWORD = "correct-horse-battery"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.config import Retry, Settings, Smtp
+from relay.config.settings import Retry, Settings, Smtp
 from relay.outlet import retry_share, worker_share
 from relay.upstream.route import Target
 

@@ -183,4 +183,4 @@ class Book:
         if rejected:
             self.rejected.append(Commit(now, rejected))
         is_over = (self.hourly is not None and self.sent() > self.hourly) or (self.total is not None and self.ever() > self.total)
-        return outcome, bool(accepted) and is_over
+        return outcome, outcome == "late" and bool(accepted) and is_over

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from relay.quota.ledger import Hold, Ledger, key
 from relay.quota.limit import Rules
 from relay.store.client import Store
@@ -33,8 +35,11 @@ async def _live(store: Store, ledger: Ledger) -> None:
     await store.command("HSET", key(USER), "status", "E", "ostatus", "E", "gen", 1, "hourly", 1000, "total", 100_000)
     for second in range(LENGTH + 1):
         await set_clock(store, second)
-        for number in range(2 if second != QUIET else 0):
-            await send(ledger, f"s{second}.{number}", 3, 2 + number, 0)
+        if second % 3 == 0:
+            await send_together(ledger, f"s{second}.0", f"s{second}.1")
+        elif second != QUIET:
+            await send(ledger, f"s{second}.0", 3, 2, 0)
+            await send(ledger, f"s{second}.1", 3, 3, 0)
         if second % 2:
             await send(ledger, f"r{second}", 2, 0, 2)
         if second % 5 == 0:
@@ -54,6 +59,14 @@ async def set_clock(store: Store, second: float) -> None:
 async def hold(ledger: Ledger, id: str, units: int) -> None:
     """Reserve."""
     assert isinstance(await ledger.reserve(USER, id, units, 1), Hold)
+
+
+async def send_together(ledger: Ledger, one: str, other: str) -> None:
+    """Send two messages that are settled by one call: with what is asked first, nobody waits for company."""
+    await hold(ledger, one, 3)
+    await hold(ledger, other, 3)
+    settled = await asyncio.gather(ledger.settle(USER, "", 1, 0), ledger.settle(USER, one, 3, 2), ledger.settle(USER, other, 3, 3))
+    assert [settlement.outcome for settlement in settled] == ["done", "ok", "ok"]
 
 
 async def send(ledger: Ledger, id: str, units: int, accepted: int, rejected: int) -> None:

@@ -78,7 +78,7 @@ DAMAGES = {
     "what is taken is no number": (("HSET", ADA, "taken", "x"), ("HSET", ADA, "taken", "0")),
     "what is gone is no number": (("HSET", ADA, "gone", "x"), ("HSET", ADA, "gone", "0")),
     "what is held is no number": (("HSET", ADA, "held", "x"), ("HSET", ADA, "held", "3")),
-    "the digest of the holds is no number": (("HSET", ADA, "holds", "x"), ("HDEL", ADA, "holds")),
+    "the sum of the marks is no number": (("HSET", ADA, "marks", "x"), ("HDEL", ADA, "marks")),
 }
 
 

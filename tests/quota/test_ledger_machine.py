@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -51,6 +51,14 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def do(self, call: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(call)
+
+    def ask(self, call: Callable[..., Awaitable[T]], *given: Any) -> T:
+        """Make a call where a loop runs."""
+
+        async def asked() -> T:
+            return await call(*given)
+
+        return self.do(asked())
 
     def teardown(self) -> None:
         self.do(self.store.close())
@@ -168,7 +176,7 @@ class LedgerMachine(RuleBasedStateMachine):
         generation = side.book.generation if generation is None else generation
         expected = side.book.reserve(side.raw, id, units, generation, int(self.counting.lease * SECOND))
         before = time.monotonic()
-        answer = self.do(self.ledger.reserve(side.name, id, units, generation))
+        answer = self.ask(self.ledger.reserve, side.name, id, units, generation)
         if isinstance(answer, Hold):
             assert expected.reason == "ok", expected
             assert (answer.user, answer.id, answer.units, answer.generation) == (side.name, id, units, generation)
@@ -194,17 +202,17 @@ class LedgerMachine(RuleBasedStateMachine):
         """See on a copy of the book that the instant named is the first at which the same reserve succeeds."""
         copy, instant = f"{side.name}~", expected.instant
         self.do(self.store.many([("DEL", *(key(copy) + part for part in PARTS)), ("SET", f"{key(copy)}:clock", side.raw)]))
-        self.do(self.store.run(CLONE, key(side.name), key(copy)))
+        self.ask(self.store.run, CLONE, key(side.name), key(copy))
         if side.book.open:
             # An upper bound: all in flight are taken now, and at the instant there is room.
             for id, hold in side.book.open.items():
-                assert self.do(self.ledger.settle(copy, id, hold.units, hold.units)).outcome == "ok"
+                assert self.ask(self.ledger.settle, copy, id, hold.units, hold.units).outcome == "ok"
         else:
             self.do(self._set_clock(copy, instant - 1))
-            early = self.do(self.ledger.reserve(copy, "probe", units, generation))
+            early = self.ask(self.ledger.reserve, copy, "probe", units, generation)
             assert isinstance(early, Refusal) and early.at == instant // SECOND and early.retry_after == (1 if side.raw < instant else 0)
         self.do(self._set_clock(copy, instant))
-        due = self.do(self.ledger.reserve(copy, "probe", units, generation))
+        due = self.ask(self.ledger.reserve, copy, "probe", units, generation)
         # What is in flight may exhaust the total limit, and then it is never.
         assert isinstance(due, Hold) or (due.reason == "total" and side.book.open), due
 
@@ -245,13 +253,13 @@ class LedgerMachine(RuleBasedStateMachine):
         hold = book.open.get(id) or book.lapsed.get(id)
         at = max(side.raw, book.last)
         if hold is not None and id in book.lapsed and hold.lapsed + self.counting.keep_lapsed * SECOND <= at:
-            answer = self.do(self.ledger.settle(side.name, id, units, accepted, rejected))
+            answer = self.ask(self.ledger.settle, side.name, id, units, accepted, rejected)
             if answer.outcome == "done":  # pruned, as it may be by now
                 del book.lapsed[id]
             expected = book.settle(side.raw, id, accepted, rejected)
         else:
             expected = book.settle(side.raw, id, accepted, rejected)
-            answer = self.do(self.ledger.settle(side.name, id, units, accepted, rejected))
+            answer = self.ask(self.ledger.settle, side.name, id, units, accepted, rejected)
         self._check_settlement(side, answer, expected, accepted)
         if id in side.known:
             side.settled[id] = side.known.pop(id)

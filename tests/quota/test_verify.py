@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
@@ -85,10 +86,10 @@ COUNTERS: dict[str, tuple[Plant, str]] = {
     "last, gone": ((("HDEL", K, "last"),), "last: expected"),
     "sum, gone": ((("HDEL", K, "sum"),), "sum: expected beside the other counters, found none"),
     "rsum, gone": ((("HDEL", K, "rsum"),), "rsum: expected beside the other counters, found none"),
-    "holds": (moved("holds", 1), "holds: expected"),
+    "marks": (moved("marks", 1), "marks: expected"),
     "base": (hset("base", 10**6), "base: expected"),
-    "holds, gone": ((("HDEL", K, "holds"),), "holds: expected beside the other counters, found none"),
-    "holds, no number": (hset("holds", "x"), "holds: expected a whole number, found 'x'"),
+    "marks, gone": ((("HDEL", K, "marks"),), "marks: expected beside the other counters, found none"),
+    "marks, no number": (hset("marks", "x"), "marks: expected a whole number, found 'x'"),
 }
 LATEST: dict[str, tuple[Plant, str]] = {
     "log: the last sum": (zset("log", START + LENGTH, TAKEN + 1), "log: bucket"),
@@ -111,18 +112,18 @@ LATEST: dict[str, tuple[Plant, str]] = {
     "open: a lease that is over": (zset("open", "open1:1", NOW - 1), "open: open1:1: its lease ended"),
     "open: an endless lease": (zset("open", "open1:1", "inf"), "open: open1:1: expected its lease to end at"),
     "open: a member that is none": (zset("open", "open3", NOW + 1_000_000), "open: 'open3' is no hold"),
-    "open: an id changed": (gone("open", "open1:1") + zset("open", "openx:1", NOW + 4_000_000), "holds: expected"),
-    "open: a lease shortened": (zset("open", "open1:1", NOW + 1), "holds: expected"),
-    "open: a lease shortened by less than 1 µs": (zset("open", "open1:1", NOW + 4_000_000 - 0.25), "holds: expected"),
+    "open: an id changed": (gone("open", "open1:1") + zset("open", "openx:1", NOW + 4_000_000), "marks: expected"),
+    "open: a lease shortened": (zset("open", "open1:1", NOW + 1), "marks: expected"),
+    "open: a lease shortened by less than 1 µs": (zset("open", "open1:1", NOW + 4_000_000 - 0.25), "marks: expected"),
     "open: no units": (zset("open", "open3:0", NOW + 1_000_000), "open: 'open3:0' is no hold"),
     "lapsed: a member that is none": (zset("lapsed", "x:y", NOW - 1), "lapsed: 'x:y' is no hold"),
     "lapsed: one that is open": (zset("lapsed", "open1:1", NOW - 1), "lapsed: open1:1: it is open as well"),
-    "lapsed: one added": (zset("lapsed", "x:1", NOW - 1), "holds: expected"),
-    "lapsed: an id changed": (gone("lapsed", "lapsed1:1") + zset("lapsed", "lapsedx:1", NOW - 1), "holds: expected"),
-    "lapsed: its instant changed": (zset("lapsed", "lapsed1:1", NOW - 500), "holds: expected"),
-    "lapsed: one removed": (gone("lapsed", "lapsed1:1"), "holds: expected"),
-    "lapsed: units changed": (gone("lapsed", "lapsed1:1") + zset("lapsed", "lapsed1:2", NOW - 1), "holds: expected"),
-    "lapsed: all removed": ((("DEL", f"{K}:lapsed"),), "holds: expected"),
+    "lapsed: one added": (zset("lapsed", "x:1", NOW - 1), "marks: expected"),
+    "lapsed: an id changed": (gone("lapsed", "lapsed1:1") + zset("lapsed", "lapsedx:1", NOW - 1), "marks: expected"),
+    "lapsed: its instant changed": (zset("lapsed", "lapsed1:1", NOW - 500), "marks: expected"),
+    "lapsed: one removed": (gone("lapsed", "lapsed1:1"), "marks: expected"),
+    "lapsed: units changed": (gone("lapsed", "lapsed1:1") + zset("lapsed", "lapsed1:2", NOW - 1), "marks: expected"),
+    "lapsed: all removed": ((("DEL", f"{K}:lapsed"),), "marks: expected"),
     "lapsed: later than now": (zset("lapsed", "lapsed1:1", NOW + 1), "lapsed: lapsed1:1: expected"),
 }
 WITHIN_REACH: dict[str, tuple[Plant, str]] = {
@@ -171,7 +172,7 @@ async def test_a_planted_hold_is_found_however_the_book_lives_on(store: Store, p
     await store.many(LATEST[plant][0])
     for step in (await steps(store, ledger))[1:]:
         await step()
-        assert any("holds: expected" in line for line in await differences(ledger))
+        assert any("marks: expected" in line for line in await differences(ledger))
 
 
 @pytest.mark.parametrize("plant", WITHIN_REACH)
@@ -184,18 +185,18 @@ async def test_a_plant_is_found_as_far_as_the_records_reach(store: Store, plant:
 
 async def rewrite(store: Store, change: Callable[[list[bytes]], list[bytes]]) -> None:
     """Write the records anew, changed."""
-    entries = await store.command("XRANGE", f"{K}:settles", "-", "+")
+    entries = await store.command("LRANGE", f"{K}:settles", 0, -1)
     await store.command("DEL", f"{K}:settles")
-    await store.many([("XADD", f"{K}:settles", "*", "r", text) for text in change([fields[1] for _, fields in entries])])
+    await store.command("RPUSH", f"{K}:settles", *change(entries))
 
 
 def changed(number: int, word: int, value: bytes) -> Callable[[list[bytes]], list[bytes]]:
-    """Another word in one of them."""
+    """Another word in one of them; a word is what is between spaces or commas."""
 
     def change(records: list[bytes]) -> list[bytes]:
-        words = records[number].split(b" ")
-        words[word] = value
-        return [*records[:number], b" ".join(words), *records[number:][1:]]
+        words = re.split(rb"([ ,])", records[number])
+        words[2 * word] = value
+        return [*records[:number], b"".join(words), *records[number:][1:]]
 
     return change
 
@@ -205,17 +206,26 @@ RECORDS: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
     "the last removed": (lambda records: records[:-1], "taken and rejected: expected"),
     "one twice": (lambda records: [*records[:4], records[3], *records[4:]], "settled more than once"),
     "two exchanged": (lambda records: [*records[:3], records[4], records[3], *records[5:]], "expected the sums"),
-    "accepted changed": (changed(3, 2, b"1"), "expected the sums"),
-    "rejected changed": (changed(3, 3, b"7"), "expected the sums"),
-    "its sum changed": (changed(3, 6, b"999"), "expected the sums"),
-    "the first one's sum changed": (changed(0, 6, b"999"), "expected the sums"),
-    "the first one's sum less than itself": (changed(0, 6, b"0"), "are less than itself"),
-    "its instant changed": (changed(3, 5, b"1"), "or later, found 1"),
-    "its outcome changed": (changed(3, 4, b"done"), "cannot be read"),
+    "one removed from the middle of a call's": (lambda records: [*records[:-1], _cut(records[-1])], "expected the sums"),
+    "accepted changed": (changed(-1, 4, b"1"), "expected the sums"),
+    "rejected changed": (changed(-1, 5, b"1"), "expected the sums"),
+    "units changed": (changed(-1, 6, b"s30.1:4"), "expected the sums"),
+    "its sum changed": (changed(3, 1, b"999"), "expected the sums"),
+    "the first one's sum changed": (changed(0, 1, b"999"), "expected the sums"),
+    "the first one's sum less than itself": (lambda records: changed(0, 2, b"0")(changed(0, 1, b"0")(records)), "are less than itself"),
+    "its instant changed": (changed(3, 0, b"1"), "or later, found 1"),
+    "its outcome changed": (changed(-1, 5, b"0,done"), "cannot be read"),
     "text": (lambda records: [*records[:3], b"text \xff", *records[3:]], "records: number 4 cannot be read: 'text"),
-    "nothing charged": (lambda records: [*records, b"x 1 0 0 ok 1 1 1"], "cannot be read"),
-    "no id": (changed(2, 0, b""), "cannot be read"),
+    "nothing charged": (lambda records: [*records, b"1 1 1 x:1,0,0"], "cannot be read"),
+    "no settle": (lambda records: [*records, b"1 1 1"], "cannot be read"),
+    "no id": (changed(2, 3, b":1"), "cannot be read"),
 }
+
+
+def _cut(entry: bytes) -> bytes:
+    words = entry.split(b" ")
+    assert len(words) == 5  # the instant, two sums and two settles
+    return b" ".join(words[:3] + words[4:])
 
 
 @pytest.mark.parametrize("records", [FULL, FEW])
@@ -235,7 +245,7 @@ async def test_a_record_that_was_tampered_with_is_found(store: Store, plant: str
 async def test_an_untouched_book_has_no_difference_and_says_how_far_it_reaches(store: Store, records: int) -> None:
     found = await (await live(store, records)).audit(USER)
     assert found is not None and found.differences == ()
-    assert records <= found.records <= records + 4
+    assert records <= found.records <= records + max(4, records // 2)
     assert found.since is not None and START * 1_000_000 < found.since <= NOW
 
 
@@ -296,14 +306,14 @@ async def test_a_book_whose_records_were_all_removed_is_told_apart(store: Store,
 
 async def test_a_digest_taken_away_with_a_hold_is_not_counted_anew(store: Store) -> None:
     ledger = await live(store, FULL)
-    await store.many([("HDEL", K, "holds"), ("ZREM", f"{K}:lapsed", "lapsed1:1")])
+    await store.many([("HDEL", K, "marks"), ("ZREM", f"{K}:lapsed", "lapsed1:1")])
     await ledger.usage(USER)
-    assert any("holds: expected" in line for line in await differences(ledger))
+    assert any("marks: expected" in line for line in await differences(ledger))
 
 
 async def test_a_book_of_an_earlier_version_that_was_only_opened_since_has_no_difference(store: Store) -> None:
     ledger = await live(store, FULL)
-    await store.many([("DEL", f"{K}:settles"), ("HDEL", K, "sum", "rsum", "holds")])
+    await store.many([("DEL", f"{K}:settles"), ("HDEL", K, "sum", "rsum", "marks")])
     await ledger.usage(USER)
     assert await differences(ledger) == []
     await ledger.settle(USER, "lapsed2", 2, 0)
@@ -344,7 +354,7 @@ async def test_a_record_says_what_was_charged_and_when(store: Store) -> None:
 
 async def test_a_book_of_an_earlier_version_without_records_has_no_difference(store: Store) -> None:
     ledger = await live(store, FULL)
-    await store.many([("DEL", f"{K}:settles"), ("HDEL", K, "sum", "rsum", "holds")])
+    await store.many([("DEL", f"{K}:settles"), ("HDEL", K, "sum", "rsum", "marks")])
     found = await ledger.audit(USER)
     assert found is not None and (found.differences, found.records, found.since) == ((), 0, None)
     await send(ledger, "n1", 1, 1, 0)

@@ -20,6 +20,8 @@ class Proxy:
         self.mode: Mode = "pass"
         self.requests = 0
         """Octets of requests seen since it was set to 0."""
+        self.url = ""
+        """Of the store behind it, once started."""
         self._target = target
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -27,7 +29,8 @@ class Proxy:
     async def start(self) -> str:
         """Listen on a free port of loopback; returns the URL of the store behind it."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self.url
 
     async def stop(self) -> None:
         """Cut everything."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.store.client import Script, Store, StoreRefused, StoreUnavailable
+from relay.store.client import Script, Store, StoreForeign, StoreRefused, StoreUnavailable
 from tests.store.proxy import Proxy
 
 COUNT = Script.of("return redis.call('INCR', KEYS[1])")
@@ -156,6 +156,44 @@ async def test_a_subscriber_hears_what_is_published_and_when_its_connection_is_l
         await store.publish("changes", "lost")
         with pytest.raises(StoreUnavailable):
             await anext(heard)
+
+
+async def test_a_subscription_that_is_silent_is_asked_whether_it_lives(proxy: Proxy, far: Store, store: Store) -> None:
+    """One that answers goes on for as long as nothing is published, one that does not is given up."""
+    patient = Store(proxy.url, pulse=0.2)
+    heard = patient.subscribe("changes")
+    async with asyncio.timeout(10):
+        assert await anext(heard) is None
+        later = asyncio.ensure_future(anext(heard))
+        await asyncio.sleep(1)
+        await store.publish("changes", "ada")
+        assert await later == "ada"
+        proxy.mode = "swallow"
+        with pytest.raises(StoreUnavailable, match="dead"):
+            await anext(heard)
+    await patient.close()
+
+
+async def test_a_store_that_is_not_ours_is_not_listened_to(store: Store, far: Store) -> None:
+    far.epoch = b"another"
+    with pytest.raises(StoreForeign, match="another"):
+        await anext(far.subscribe("changes"))
+    far.epoch = store.epoch
+    assert await anext(far.subscribe("changes")) is None
+
+
+async def test_a_store_that_turns_away_who_would_listen_refuses(store: Store, far: Store) -> None:
+    await store.command("ACL", "SETUSER", "default", "resetchannels", "&other")
+    with pytest.raises(StoreRefused, match="NOPERM"):
+        await anext(far.subscribe("changes"))
+
+
+async def test_closing_the_client_ends_a_subscription(store: Store, far: Store) -> None:
+    heard = far.subscribe("changes")
+    assert await anext(heard) is None
+    await far.close()
+    with pytest.raises(StoreUnavailable):
+        await anext(heard)
 
 
 async def test_octets_of_every_kind_travel_unchanged(store: Store) -> None:

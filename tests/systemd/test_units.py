@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from relay.cli.app import app
-from relay.config import Settings
+from relay.config.settings import Settings
 from relay.supervisor import KILL_AFTER
 from tests.peer import need
 

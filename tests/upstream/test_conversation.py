@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -213,3 +213,101 @@ async def test_a_reply_that_comes_together_with_the_interruption_is_heard(comes_
     assert not again.done()
     conversation.data_received(b"250 more\r\n")
     assert await again == (250, "more")
+
+
+GO_AHEAD = b"250 sender ok\r\n250 recipient ok\r\n354 go\r\n"
+
+
+def flight(conversation: Conversation, replies: int = 3) -> tuple[list[str], asyncio.Task[tuple[int, str]]]:
+    """A flight that asks for the content: what is done at the go-ahead, and what waits for the next reply."""
+    deeds: list[str] = []
+
+    def go_on() -> None:
+        deeds.append("content")
+        conversation.send_content(b"head", b"content", b".\r\n")
+
+    async def hear() -> tuple[int, str]:
+        await conversation.wait()
+        return conversation.take()
+
+    conversation.send(b"X\r\n" * replies, replies, go_on)
+    return deeds, asyncio.create_task(hear())
+
+
+async def test_the_go_ahead_is_followed_in_its_own_turn_and_nobody_hears_of_it() -> None:
+    conversation, line = talk(0)
+    for text in (GO_AHEAD, GO_AHEAD, GO_AHEAD.upper()):  # read, remembered, worded in another way
+        deeds, hearing = flight(conversation)
+        await asyncio.sleep(0)
+        conversation.data_received(text)
+        assert deeds == ["content"] and line.written.endswith(b"headcontent.\r\n")
+        await asyncio.sleep(0)
+        assert not hearing.done() and conversation.owed == 1
+        conversation.data_received(b"250 taken\r\n")
+        assert await hearing == (250, "taken")
+        assert conversation.is_clean
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        (b"250 ok\r\n550 no\r\n354 go\r\n", (250, "ok")),
+        (b"250 ok\r\n250 ok\r\n250 what\r\n", (250, "ok")),
+        (b"354 what\r\n250 ok\r\n354 go\r\n", (354, "what")),
+        (b"250 ok\r\n250 ok\r\n354 go\r\n250 surplus\r\n", (250, "ok")),
+        (b"250 ok\r\n250 ok\r\n354 go\r\n2", (250, "ok")),
+        (b"250 ok\r\n", (250, "ok")),
+    ],
+)  # fmt: skip
+async def test_what_is_no_go_ahead_is_heard_reply_by_reply(text: bytes, first: tuple[int, str]) -> None:
+    conversation, _ = talk(0)
+    deeds, hearing = flight(conversation)
+    await asyncio.sleep(0)
+    conversation.data_received(text)
+    assert await hearing == first
+    conversation.data_received(GO_AHEAD)
+    assert deeds == []
+
+
+async def test_the_go_ahead_to_another_number_of_commands_is_not_taken_for_a_known_one() -> None:
+    conversation, _ = talk(0)
+    deeds, hearing = flight(conversation)
+    await asyncio.sleep(0)
+    conversation.data_received(GO_AHEAD + b"")
+    conversation.data_received(b"250 taken\r\n")
+    await hearing
+    deeds, hearing = flight(conversation, 4)
+    await asyncio.sleep(0)
+    conversation.data_received(GO_AHEAD)
+    assert await hearing == (250, "sender ok") and deeds == [] and conversation.owed == 3
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize("end", [lambda conversation, hearing: hearing.cancel(), lambda conversation, hearing: conversation.interrupt()])
+async def test_nothing_follows_a_go_ahead_that_nobody_waits_for_any_more(
+    end: Callable[[Conversation, asyncio.Task[tuple[int, str]]], object], is_known: bool
+) -> None:
+    conversation, _ = talk(0)
+    if is_known:
+        _, hearing = flight(conversation)
+        await asyncio.sleep(0)
+        conversation.data_received(GO_AHEAD)
+        conversation.data_received(b"250 taken\r\n")
+        await hearing
+    deeds, hearing = flight(conversation)
+    await asyncio.sleep(0)
+    end(conversation, hearing)
+    conversation.data_received(GO_AHEAD)
+    (outcome,) = await asyncio.gather(hearing, return_exceptions=True)
+    assert deeds == [] and (outcome == (250, "sender ok") or isinstance(outcome, asyncio.CancelledError))
+
+
+async def test_a_broken_conversation_follows_no_go_ahead() -> None:
+    conversation, _ = talk(0)
+    deeds, hearing = flight(conversation)
+    await asyncio.sleep(0)
+    conversation.abort()
+    conversation.data_received(GO_AHEAD)
+    with pytest.raises(Broken, match="aborted"):
+        await hearing
+    assert deeds == []

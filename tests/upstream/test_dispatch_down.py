@@ -217,5 +217,6 @@ async def test_what_was_forgotten_is_heard_of_no_more(open_fleet: OpeningFleet) 
         assert fleet.connections() == connections
         fleet.script(0)
         fleet.script(1, AWAY)
+        await until(lambda: down.down_until <= time.monotonic())
         assert isinstance(await verdict_of(down), Delivered) and isinstance(await verdict_of(up), Deferred)
         assert not fleet.dispatch._down and len(fleet.told) == 1

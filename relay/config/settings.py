@@ -7,6 +7,7 @@ changed afterwards. Every key is described in config/relay.toml; where they are 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 from pathlib import Path
@@ -14,22 +15,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from relay.config import LEASE_MARGIN
 from relay.mail.address import is_mailbox
 from relay.store.link import Address
 from relay.upstream.route import MIN_RATE
-
-LEASE_MARGIN = 2.0
-"""Seconds of a lease that are never used."""
 
 _HOSTNAME = r"^[A-Za-z0-9]([A-Za-z0-9.\-]{0,253}[A-Za-z0-9])?$"
 _STORES = ("redis", "rediss", "unix", "redis+cluster")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400 * 30)]
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used; the text is one line for the person who wrote it."""
 
 
 def _networks(given: tuple[str, ...]) -> tuple[str, ...]:
@@ -107,6 +102,11 @@ class Smtp(Section):
     proxies: tuple[str, ...] = ()
     listen: tuple[Listen, ...] = (Listen(auth_without_tls=True),)
     tls: Tls = Tls()
+
+    @property
+    def processes(self) -> int:
+        """How many workers there are: as asked for, else one for each core this process may use but one, which the store has."""
+        return self.workers or max(1, len(os.sched_getaffinity(0)) - 1)
 
     @field_validator("proxies")
     @classmethod
