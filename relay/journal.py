@@ -125,25 +125,22 @@ class Journal:
 
     def _write(self, name: str, fields: str) -> None:
         """Write one line; `fields` as the style has them. What all lines begin with need not go through an encoder each time."""
-        if self._is_json:
-            line = f'{{"ts":"{self._now()}","event":"{name}","node":{self._quoted}{"," if fields else ""}{fields}}}\n'
-        else:
-            line = f"ts={self._now()} event={name} node={self._node}{' ' if fields else ''}{fields}\n"
-        if self._on_first is None or threading.get_ident() != self._thread:
-            self._record(line)
-            return
-        self.waiting.append(line)
-        if len(self.waiting) == 1:
-            self._on_first()
-
-    def _now(self) -> str:
-        """The present, to the microsecond."""
         now = time.time()
         second = int(now)
         if second != self._second:
             self._second = second
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-        return f"{self._stamp}{int((now - second) * 1e6):06d}Z"
+        stamp = f"{self._stamp}{int((now - second) * 1e6):06d}Z"
+        if self._is_json:
+            line = f'{{"ts":"{stamp}","event":"{name}","node":{self._quoted}{"," if fields else ""}{fields}}}\n'
+        else:
+            line = f"ts={stamp} event={name} node={self._node}{' ' if fields else ''}{fields}\n"
+        if self._on_first is None or threading.get_ident() != self._thread:
+            self._record(line.encode("ascii", "backslashreplace"))
+            return
+        self.waiting.append(line)
+        if len(self.waiting) == 1:
+            self._on_first()
 
     # -- on record -----------------------------------------------------------------------------------------------------------
 
@@ -156,12 +153,14 @@ class Journal:
         """Write what has gathered; on record on return, as far as it can be."""
         if self.waiting:
             lines, self.waiting = self.waiting, []
-            for part in _by_pipe(lines) if self._is_pipe else ("".join(lines),):
-                self._record(part)
+            if self._is_pipe:
+                for part in _by_pipe(lines):
+                    self._record(part)
+            else:
+                self._record("".join(lines).encode("ascii", "backslashreplace"))
 
-    def _record(self, text: str) -> None:
+    def _record(self, left: bytes) -> None:
         """Write whole lines."""
-        left = text.encode("ascii", "backslashreplace")
         try:
             while left:  # a disk that is nearly full takes a part, and says so only of the next
                 left = left[os.write(self._fd, left) :]
@@ -325,20 +324,23 @@ class Journal:
 
 
 def _is_pipe(fd: int) -> bool:
+    """Whether a long write may be cut up: by a pipe, or by a socket, which is what systemd's journal reads from."""
     try:
-        return stat.S_ISFIFO(os.fstat(fd).st_mode)
+        mode = os.fstat(fd).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
     except OSError:  # it cannot be written to either
         return False
 
 
-def _by_pipe(lines: Sequence[str]) -> Iterator[str]:
+def _by_pipe(lines: Sequence[str]) -> Iterator[bytes]:
     """Lines, as many at once as a pipe takes without another process's in between."""
-    part = ""
+    part = b""
     for line in lines:
-        if part and len(part) + len(line) > PIPE_WRITE:
+        octets = line.encode("ascii", "backslashreplace")
+        if part and len(part) + len(octets) > PIPE_WRITE:
             yield part
-            part = ""
-        part += line
+            part = b""
+        part += octets
     yield part
 
 

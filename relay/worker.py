@@ -160,7 +160,8 @@ def _plain(value: Any) -> Any:
     from pydantic import BaseModel, SecretStr
 
     if isinstance(value, BaseModel):
-        return SimpleNamespace(**{name: _plain(getattr(value, name)) for name in type(value).model_fields})
+        derived = [name for name, found in vars(type(value)).items() if isinstance(found, property)]
+        return SimpleNamespace(**{name: _plain(getattr(value, name)) for name in [*type(value).model_fields, *derived]})
     if isinstance(value, SecretStr):
         return _Secret(value.get_secret_value())
     return tuple(map(_plain, value)) if isinstance(value, tuple) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -110,6 +111,31 @@ def test_a_pipe_is_given_whole_lines_as_many_as_it_takes_at_once() -> None:
     lines = b"".join(pieces).splitlines()
     assert [int(line.split()[3].removeprefix(b"number=")) for line in lines[:-1]] == list(range(400))
     assert len(lines[-1]) > 2 * PIPE_WRITE
+
+
+def test_processes_that_share_a_socket_do_not_mix_their_lines() -> None:
+    ours, theirs = socket.socketpair()
+    writers: list[int] = []
+    while len(writers) < 2 and 0 not in writers:
+        writers.append(os.fork())
+    if 0 in writers:  # a child: as a worker that has systemd's journal for its standard output
+        journal = Journal(ours.fileno(), "relay.example", "logfmt")
+        for _ in range(20):
+            journal.gather(lambda: None)
+            for number in range(2000):
+                journal.event("line", number=number, text="é" * (number % 50))
+            journal.flush()
+        os._exit(0)
+    ours.close()
+    read = b""
+    while piece := theirs.recv(1 << 16):
+        read += piece
+    theirs.close()
+    for writer in writers:
+        os.waitpid(writer, 0)
+    lines = read.splitlines()
+    assert len(lines) == 2 * 20 * 2000
+    assert all(line.startswith(b"ts=") and line.count(b"ts=") == 1 for line in lines)
 
 
 def lost() -> float:

@@ -2,7 +2,8 @@
 
 Promises:
 - What a look answers is at least as new as the moment at which it was begun: a change that was answered before holds for it. A look
-  costs one question for the owner's version, which leaves with what is written next; all is read only where the version is another.
+  costs one question for the owner's version, which leaves with what is written next, and which all looks share that were begun before
+  it left; all is read only where the version is another.
 - Of one owner there is one reading at a time, which all who need it share, and a record that has not changed is not opened again.
 - An owner is said to be unknown (and then has nothing set) only after the store has proved to be ours.
 
@@ -70,7 +71,13 @@ class Look:
 
     async def outfit(self) -> Outfit:
         """What the owner has; raises StoreUnavailable, StoreRefused or Unreadable."""
-        status, version = await self._answer
+        try:
+            status, version = await self._answer
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return await self._directory.outfit(self._owner_id)  # one of those it was shared with has given up
         return self._directory.current(self._owner_id, status, version) or await self._directory.read(
             self._owner_id, status, version, self._ordinal
         )
@@ -89,7 +96,7 @@ class Directory:
 
     def look(self, owner_id: str) -> Look:
         """Ask for an owner's version, in the same round trip as what is written next."""
-        return Look(self, owner_id, self._store.command("HMGET", owner_key(owner_id), "status", "out"), self._ordinal)
+        return Look(self, owner_id, self._store.share(b"HMGET", owner_key(owner_id), b"status", b"out"), self._ordinal)
 
     async def outfit(self, owner_id: str) -> Outfit:
         """All of an owner, as it is now."""

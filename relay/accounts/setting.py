@@ -75,6 +75,11 @@ class Outfit:
     policy: Policy = Policy()
     signers: Mapping[str, Signer] = field(default_factory=dict)
     """By domain, as `fold` makes it one: ask `signer_for`."""
+    is_plain: bool = field(init=False, repr=False, compare=False)
+    """Nothing in it speaks of any message: who sends, where it goes and what it is signed with need not be looked at."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_plain", not self.settings and not self.signers and self.policy.senders == "any")
 
     def setting_for(self, domain: str) -> Setting | None:
         """The setting that mail of a sender's domain goes by; None: the relay's own smarthost."""

@@ -51,6 +51,8 @@ def sanitise(text: str, limit: int = LONGEST_TEXT) -> str:
 def from_upstream(code: int, text: str) -> Reply:
     """Turn a smarthost's reply into a value: its code, its enhanced code where the class agrees, its text made safe."""
     if text.isascii() and text.isprintable():  # one line, and safe: as nearly all are, so that this costs every message less
+        if code == 250 and text.startswith("2.0.0 "):  # what it says of a message that it takes
+            return Reply(250, "0.0", text[6:].strip()[:LONGEST_TEXT] or "no text")
         found = _ENHANCED.match(text)
         detail = found[2] if found and int(found[1]) == code // 100 else "0.0"
         return Reply(code, detail, (text[found.end() :] if found else text).strip()[:LONGEST_TEXT] or "no text")

@@ -20,6 +20,8 @@ SECOND = 1_000_000
 SLACK = SECOND
 """How much later than its lease a hold may end, in µs: where the clock stands still, a renewed one ends 1 µs later than it did."""
 
+INSTANT = 7
+"""Octets with which an entry of the records begins: its instant, µs since 1970."""
 AHEAD = "is ahead of the store's clock"
 
 COUNTERS = ("taken", "gone", "sum", "rejected", "rgone", "rsum", "held", "last", "marks", "base", "holds")
@@ -39,7 +41,7 @@ class Look:
     rlog: Scored
     open: Scored
     lapsed: Scored
-    records: Sequence[str]
+    records: Sequence[bytes]
     """The oldest first."""
 
 
@@ -59,12 +61,14 @@ class Record:
     all_rejected: int
 
     @classmethod
-    def of(cls, text: str) -> tuple[Record, ...] | None:
+    def of(cls, entry: bytes) -> tuple[Record, ...] | None:
         """Read an entry as post.lua wrote it: instant and sums after it, then each settle of one call; None if it is none."""
-        head, settles = text.split(" ")[:3], [_settle(word) for word in text.split(" ")[3:]]
-        at, taken, rejected = (_whole(word) for word in (head + [""] * 3)[:3])
+        at, (sums, *words) = int.from_bytes(entry[:INSTANT], "big"), show(entry[INSTANT:]).split(" ")
+        settles = [_settle(word) for word in words]
+        first, comma, second = sums.partition(",")
+        taken, rejected = _whole(first), _whole(second) if comma else 0
         read = [settle for settle in settles if settle is not None]
-        if at is None or taken is None or rejected is None or not read or len(read) < len(settles):
+        if taken is None or rejected is None or not read or len(read) < len(settles):
             return None
         records = []
         taken -= sum(accepted for _, _, accepted, _, _ in read)
@@ -76,9 +80,9 @@ class Record:
 
 
 def _settle(text: str) -> tuple[str, int, int, int, str] | None:
-    """Id, units, accepted, rejected and outcome: id:units[,accepted,rejected[,late]]; without them, all was accepted."""
+    """Id, units, accepted, rejected and outcome: id[:units][,accepted,rejected[,late]]; it is one unit, and all was accepted."""
     member, *rest = text.split(",")
-    id, _, word = member.rpartition(":")
+    id, _, word = member.rpartition(":") if ":" in member else (member, "", "1")
     units = _whole(word)
     accepted, rejected = (_whole(rest[0]), _whole(rest[1])) if len(rest) > 1 else (units, 0)
     if not id or not units or accepted is None or rejected is None or not accepted + rejected or rest[2:] not in ([], ["late"]):
@@ -101,7 +105,7 @@ def audit(look: Look, rules: Rules) -> Audit:
     """Recount a book."""
     entries = [Record.of(text) for text in look.records]
     records = [record for entry in entries for record in entry or ()]
-    found = [f"records: number {i} cannot be read: {look.records[i - 1]!r}" for i, entry in enumerate(entries, 1) if entry is None]
+    found = [f"records: number {i} cannot be read: {show(look.records[i - 1])!r}" for i, entry in enumerate(entries, 1) if entry is None]
     counters = {name: _whole(text if text is not None else "0") for name, text in look.counters.items()}
     found += [f"{name}: expected a whole number, found {look.counters[name]!r}" for name, value in counters.items() if value is None]
     count = _Count(look, rules, {name: value or 0 for name, value in counters.items()}, records)
@@ -132,8 +136,10 @@ class _Count:
     def _missing(self) -> Iterator[str]:
         """What the scripts always write together is there or not there together."""
         counters = self._look.counters
-        missing = [name for name in BESIDE if counters[name] is None and (name != "marks" or counters["holds"] is None)]
-        if missing and (len(missing) < len(BESIDE) or self._records):
+        # Who was never rejected has neither of those two; and an earlier version had `holds`.
+        beside = [name for name in BESIDE if name != "rsum" or counters["rejected"] is not None]
+        missing = [name for name in beside if counters[name] is None and (name != "marks" or counters["holds"] is None)]
+        if missing and (len(missing) < len(beside) or self._records):
             yield from (f"{name}: expected beside the other counters, found none" for name in missing)
         charged = self._is["taken"] + self._is["rejected"]
         if self._is["base"] > charged:
@@ -299,6 +305,11 @@ def _units(member: str) -> int | None:
     id, mark, units = member.rpartition(":")
     number = _whole(units)
     return number if id and mark and number else None
+
+
+def show(value: bytes) -> str:
+    """What the store holds, as text."""
+    return value.decode("utf-8", "backslashreplace")
 
 
 def _whole(text: str) -> int | None:

@@ -63,7 +63,7 @@ if not f[12] then
     call('PERSIST', K .. ':lapsed')
     if not is_old then
       call('HSETNX', K, 'sum', taken - gone)
-      call('HSETNX', K, 'rsum', rejected - rgone)
+      if f[8] then call('HSETNX', K, 'rsum', rejected - rgone) end  -- who was never rejected has neither
       if taken + rejected > 0 then call('HSET', K, 'base', taken + rejected) end
     end
     call('HSET', K, 'marks', marks % 2^32)

@@ -21,7 +21,7 @@ from typing import Any
 
 from relay.quota import audit
 from relay.quota.answer import Hold, Outcome, Reason, Refusal, Settlement
-from relay.quota.audit import Audit, Look, Record
+from relay.quota.audit import Audit, Look, Record, show
 from relay.quota.limit import Rules, Usage
 from relay.quota.post import Post, key, seconds
 from relay.store.client import Script, Store
@@ -92,15 +92,15 @@ class Ledger:
         if not answer:
             return None
         clock, counters, *zsets, records = answer
-        values = (None if value is None else _show(value) for value in counters)
-        log, rlog, open, lapsed = ([(_show(flat[i]), float(flat[i + 1])) for i in range(0, len(flat), 2)] for flat in zsets)
-        look = Look(clock, dict(zip(audit.COUNTERS, values, strict=True)), log, rlog, open, lapsed, [_show(entry) for entry in records])
+        values = (None if value is None else show(value) for value in counters)
+        log, rlog, open, lapsed = ([(show(flat[i]), float(flat[i + 1])) for i in range(0, len(flat), 2)] for flat in zsets)
+        look = Look(clock, dict(zip(audit.COUNTERS, values, strict=True)), log, rlog, open, lapsed, records)
         return audit.audit(look, self.rules)
 
     async def records(self, user: str) -> list[Record]:
         """The settles of a user that charged something, the oldest first, as far as they are kept."""
         answer = await self._store.run(self._verify, key(user), RECORDS_READ)
-        return [record for entry in answer[-1] for record in Record.of(_show(entry)) or ()] if answer else []
+        return [record for entry in answer[-1] for record in Record.of(entry) or ()] if answer else []
 
     async def record(self, user: str, id: str) -> Record | None:
         """The record of the settle of a message, if it charged something and is still kept."""
@@ -138,10 +138,6 @@ class Ledger:
 def read_holds(flat: Sequence[Any]) -> dict[str, int]:
     """Read what a script answers for open holds: id:units to the end of the lease in µs."""
     return {flat[i].decode(): int(float(flat[i + 1])) for i in range(0, len(flat), 2)}
-
-
-def _show(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")
 
 
 def _limit(value: bytes) -> int | None:

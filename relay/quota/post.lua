@@ -5,10 +5,9 @@
 --   reserve, member, units, credential generation    may this user send that many units more? All or nothing
 --   settle, member, units, accepted, rejected        close a hold: `accepted` of its units are taken now, `rejected` count against the
 --                                                    cap on rejected mail, the rest is free
--- Returns  {now, the clock, an answer to each} in µs; the clock alone where there is no such user
+-- Returns  {now, the clock (both in µs), units that have left the window, an answer to each}; the clock alone where there is no such user
 --   of a reserve: 1 (held), or {reason, used, limit, instant it fits in µs (0: never)}: what is refused costs nothing
---   of a settle: {outcome, units in the window, units ever taken, 1 if it is an overdraft}
---     ok     the hold was open
+--   of a settle: units ever taken, if the hold was open; else {outcome, units ever taken, 1 if it is an overdraft}
 --     late   its lease had lapsed: taken all the same, and an overdraft if it exceeds a limit
 --     done   there is no such hold: it was settled before, or it never was. No effect, so a settle may always be repeated
 --
@@ -34,14 +33,15 @@ if held ~= 0 or has_settle then
     if score then open[members[i]] = score else is_any_lapsed = true end
   end
 end
-if is_any_lapsed then
+if is_any_lapsed and call('EXISTS', K .. ':lapsed') == 1 then
   lapsed_before = call('ZMSCORE', K .. ':lapsed', unpack(members))
   for i = 1, count do lapsed[members[i]] = tonumber(lapsed_before[i]) end
 end
 
 local cap = hourly and math.max(math.floor(hourly * CAP_FACTOR), CAP_LEAST) or CAP_UNLIMITED
 local taken_before, rejected_before = taken, rejected
-local answers, records = {now, raw}, nil
+local answers, records = {now, raw, gone}, nil
+local lease = now + LEASE
 local others  -- the earliest end of a hold that is not spoken of
 at = 1
 for i = 1, count do
@@ -86,29 +86,35 @@ for i = 1, count do
       if instant == math.huge then return redis.error_reply('DAMAGED ' .. K .. ' holds more than is open') end
     end
     if reason then
-      answers[i + 2] = {reason, used, limit, instant}
+      answers[i + 3] = {reason, used, limit, instant}
     else
-      ends = ends and math.max(now + LEASE, ends + 1) or now + LEASE
+      ends = ends and math.max(lease, ends + 1) or lease
       open[member], held, marks = ends, held + n, marks + mark(member, ends)
-      answers[i + 2] = 1
+      answers[i + 3] = 1
     end
     at = at + 4
   elseif ends or since then
     local accepted, bounced = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
     taken, rejected = taken + accepted, rejected + bounced
-    local late = not ends  -- one that was open in time was let in under the limits of then
-    local over = late and accepted > 0 and ((hourly and taken - gone > hourly) or (total and taken > total))
-    answers[i + 2] = {late and 'late' or 'ok', taken - gone, taken, over and 1 or 0}
+    local late = not ends
+    if late then  -- one that was open in time was let in under the limits of then
+      local over = accepted > 0 and ((hourly and taken - gone > hourly) or (total and taken > total))
+      answers[i + 3] = {'late', taken, over and 1 or 0}
+    else
+      answers[i + 3] = taken
+    end
     if accepted + bounced > 0 then
       local record = member
       if late or accepted < n or bounced > 0 then
         record = member .. ',' .. ARGV[at + 3] .. ',' .. ARGV[at + 4] .. (late and ',late' or '')
+      elseif n == 1 then
+        record = string.match(member, '^([^:]+):1$') or member
       end
       records = records and records .. ' ' .. record or record
     end
     at = at + 5
   else
-    answers[i + 2] = {'done', taken - gone, taken, 0}
+    answers[i + 3] = {'done', taken, 0}
     at = at + 5
   end
 end
@@ -121,13 +127,14 @@ if rejected ~= rejected_before then
 end
 if taken ~= taken_before then call('ZADD', K .. ':log', taken, bucket) end
 local added, removed, forgotten
+local lease_text = string.format('%.0f', lease)
 for i = 1, count do
   local member, before = members[i], open_before[i]
   local ends = open[member]
   if ends then
     if ends ~= tonumber(before) then
       added = added or {}
-      added[#added + 1] = ends
+      added[#added + 1] = ends == lease and lease_text or ends
       added[#added + 1] = member
     end
   elseif before then
@@ -152,7 +159,9 @@ if forgotten then call('ZREM', K .. ':lapsed', unpack(forgotten)) end
 -- The record of what was charged: with the sums after it, so that the first one kept says how far the ones before it had come. A hold
 -- that was only given back leaves none: it changes no sum, and a refused or aborted message shall cost nothing. What cannot be put on
 -- record (a key that is no list) is charged all the same; verify finds the gap. The settles of one call are one entry: what they have
--- in common is most of it. So the list is cut by what its entries hold, and not each time.
+-- in common is most of it. So the list is cut by what its entries hold, and not each time. An entry is the instant in seven octets,
+-- then `taken[,rejected]` (rejected only if it is not 0) and the settles: id for one unit that was taken, else id:units, and what of
+-- them was taken and rejected unless all was taken, and `late`. An id that begins as the very first one does is without that.
 if records then
   local SETTLES = K .. ':settles'
   if RECORDS == 0 then
@@ -160,7 +169,8 @@ if records then
     call('HSET', K, 'base', taken + rejected)
     return answers
   end
-  local entry = string.format('%.0f %.0f %.0f ', now, taken, rejected) .. records
+  local prefix = prefix_of(redis.pcall('LINDEX', SETTLES, 0))
+  local entry = head(now, taken, rejected) .. shortened(' ' .. records, prefix)
   local length = redis.pcall('RPUSH', SETTLES, entry)
   if type(length) == 'table' then
     if call('TYPE', SETTLES).ok ~= 'stream' then return answers end
@@ -173,10 +183,16 @@ if records then
   if length % step == 0 then
     local entries, kept, first = call('LRANGE', SETTLES, 0, -1), 0, length
     while first > 0 and kept < RECORDS do
-      local _, spaces = string.gsub(entries[first], ' ', '')
-      kept, first = kept + spaces - 2, first - 1
+      local _, spaces = string.gsub(string.sub(entries[first], 8), ' ', '')
+      kept, first = kept + spaces, first - 1
     end
-    if first > 0 then call('LTRIM', SETTLES, first, -1) end
+    if first > 0 then
+      call('LTRIM', SETTLES, first, -1)
+      -- What is the first now is written in full, and all are if they go by another beginning than it has.
+      local new_first = in_full(entries[first + 1], prefix)
+      local last_to_write = prefix_of(new_first) == prefix and first + 1 or length
+      for i = first + 1, last_to_write do call('LSET', SETTLES, i - first - 1, in_full(entries[i], prefix)) end
+    end
   end
 end
 return answers

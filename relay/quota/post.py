@@ -2,10 +2,11 @@
 
 Promises:
 - Operations of one user are carried out in the order in which they were asked for; each hears its own answer, and none is sent twice.
-- One call of a user is on its way at a time. What is asked when none is leaves at once; the rest leaves together, with the next answer.
-  So the busier a user is, or the slower the store, the more its operations share a call, its reading and its writing of the book.
+- One call of a user is on its way at a time. What is asked when none is leaves at once; the rest leaves together, after the next
+  answer, with what that makes others ask. So the busier a user is, or the slower the store, the more its operations share a call, its
+  reading and its writing of the book.
 - A call that fails fails every operation in it. If the store cannot be had (StoreUnavailable), those that wait fail with it: none waits
-  longer than one call may take.
+  for two calls that are not answered, nor, up to MOST of a user at once, for more than two that are.
 
 What the operations mean is told in post.lua; a caller that gives up does not disturb the others, its operation is carried out.
 """
@@ -15,18 +16,18 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from relay.quota.answer import Hold, Outcome, Refusal, Settlement
 from relay.store.client import Argument, Script, Store, StoreUnavailable
 
-MOST = 128
-"""Operations in one call: a script is carried out whole, and the store does nothing else meanwhile."""
+MOST = 512
+"""Operations in one call: a script is carried out whole, and the store does nothing else meanwhile (some 3 ms). As many as a user has
+connections by default, each of which asks for one thing at a time."""
 LINES = 10_000
 """Users that are remembered; those of whom nothing is on its way are forgotten when there are more."""
 
-_OUTCOMES: dict[bytes, Outcome] = {b"ok": "ok", b"late": "late", b"done": "done"}
+_OUTCOMES: dict[bytes, Outcome] = {b"late": "late", b"done": "done"}
 
 
 Asked = list[tuple[asyncio.Future[Any], Hold | None]]
@@ -34,13 +35,15 @@ Asked = list[tuple[asyncio.Future[Any], Hold | None]]
 
 
 class _Line:
-    """The operations of one user that wait for the answer of those that are on their way."""
+    """The operations of one user: those that are on their way, whose answer it waits for, and those that wait for that."""
 
-    __slots__ = ("asked", "full", "is_out", "key", "words")
+    __slots__ = ("asked", "full", "is_out", "key", "out", "post", "words")
 
-    def __init__(self, user: str) -> None:
+    def __init__(self, post: Post, user: str) -> None:
+        self.post = post
         self.key = key(user).encode()
         self.is_out = False
+        self.out: Asked = []
         self.words: list[Argument] = []
         self.asked: Asked = []
         self.full: list[tuple[list[Argument], Asked]] = []
@@ -61,13 +64,47 @@ class _Line:
         self.words, self.asked = [], []
         return taken
 
+    def send(self, words: Sequence[Argument], asked: Asked) -> None:
+        """Send a call."""
+        self.is_out, self.out = True, asked
+        self.post.store.tell(self, self.post.script, self.key, words)
+
+    # -- what waits for an answer of the store -------------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """It listens always: what was asked is carried out, whoever has given up."""
+        return False
+
+    def set_result(self, found: Any) -> None:
+        """Hand out the answers of a call, and send what waited for it."""
+        _hand_out(self.out, found)
+        self._go_on()
+
+    def set_exception(self, error: BaseException) -> None:
+        """Say to all that waited that there is no answer; if the store cannot be had, to those that were to be sent next, too."""
+        _fail(self.out, error)
+        while isinstance(error, StoreUnavailable) and self.asked:
+            _fail(self.take()[1], error)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        # Not at once: those who have just heard ask for more within this turn of the loop, and that travels with what waits already.
+        self.out = []
+        asyncio.get_running_loop().call_soon(self._send_next)
+
+    def _send_next(self) -> None:
+        if self.asked:
+            self.send(*self.take())
+        else:
+            self.is_out = False
+
 
 class Post:
     """Carries the operations of all users to the store."""
 
     def __init__(self, store: Store, script: Script) -> None:
-        self._store = store
-        self._script = script
+        self.store = store
+        self.script = script
         self._lines: dict[str, _Line] = {}
 
     def ask(self, user: str, words: tuple[Argument, ...], hold: Hold | None) -> asyncio.Future[Any]:
@@ -79,33 +116,14 @@ class Post:
         if line.is_out:
             line.put(words, answer, hold)
         else:
-            self._send(line, words, [(answer, hold)])
+            line.send(words, [(answer, hold)])
         return answer
 
     def _new_line(self, user: str) -> _Line:
         if len(self._lines) >= LINES:
             self._lines = {user: line for user, line in self._lines.items() if line.is_out}
-        line = self._lines[user] = _Line(user)
+        line = self._lines[user] = _Line(self, user)
         return line
-
-    def _send(self, line: _Line, words: Sequence[Argument], asked: Asked) -> None:
-        call = self._store.run(self._script, line.key, *words)
-        line.is_out = True
-        call.add_done_callback(partial(self._hear, line, asked))
-
-    def _hear(self, line: _Line, asked: Asked, call: asyncio.Future[Any]) -> None:
-        """Hand out the answers of a call, and send what waited for it."""
-        error = StoreUnavailable("the call was ended") if call.cancelled() else call.exception()
-        if error is None:
-            _hand_out(asked, call.result())
-        else:
-            _fail(asked, error)
-            while isinstance(error, StoreUnavailable) and line.asked:
-                _fail(line.take()[1], error)
-        if line.asked:
-            self._send(line, *line.take())
-        else:
-            line.is_out = False
 
 
 def _fail(asked: Asked, error: BaseException) -> None:
@@ -120,15 +138,17 @@ def _hand_out(asked: Asked, found: Any) -> None:
             if not answer.done():
                 answer.set_result(Settlement("gone", found, 0, 0, False) if hold is None else Refusal("unknown", 0, 0, None, None))
         return
-    now, clock = found[0], found[1]
-    for (answer, hold), said in zip(asked, found[2:], strict=True):
+    now, clock, gone = found[:3]
+    for (answer, hold), said in zip(asked, found[3:], strict=True):
         if answer.done():
             continue
-        if hold is None:
-            outcome, window, taken, over = said
-            answer.set_result(Settlement(_OUTCOMES[outcome], now, window, taken, over == 1))
-        else:
+        if hold is not None:
             answer.set_result(hold if said == 1 else _refusal(said, clock))
+        elif said.__class__ is int:
+            answer.set_result(Settlement("ok", now, said - gone, said, False))
+        else:
+            outcome, taken, over = said
+            answer.set_result(Settlement(_OUTCOMES[outcome], now, taken - gone, taken, over == 1))
 
 
 def _refusal(said: Any, clock: int) -> Refusal:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import mmap
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,27 +91,30 @@ class Table:
         """Enter a hold, unless it is there; raises OSError when the disk is full."""
         if id in self._places:
             return
-        if not self._free:
+        if not self._free or self._map is None:
             self._grow()
-        assert self._map is not None
+        map = self._map
+        assert map is not None
         line = f"{user} {id} {units} 0 0\n".encode("ascii")
         if len(line) > MARK:
             raise ValueError(f"{user} {id}: too long for the table")
-        place = self._free.pop()
-        self._map[place + MARK] = 0
-        self._map[place + 1 : place + len(line)] = line[1:]
-        self._map[place] = line[0]
-        self._places[id] = place
+        self._places[id] = place = self._free.pop()
+        map[place + MARK] = 0
+        map[place + 1 : place + len(line)] = line[1:]
+        map[place] = line[0]
 
     def mark(self, user: str, id: str, units: int, accepted: int, rejected: int) -> None:
         """Say what is to be charged for a hold, which is entered if it is not there; raises OSError when the disk is full."""
-        self.enter(user, id, units)
-        assert self._map is not None
+        if id not in self._places:
+            self.enter(user, id, units)
+        map = self._map
+        if map is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         mark = b"%d %d\n" % (accepted, rejected)
         place = self._places[id] + MARK
-        self._map[place] = 0
-        self._map[place + 1 : place + 1 + len(mark)] = mark
-        self._map[place] = _MARKED
+        map[place] = 0
+        map[place + 1 : place + 1 + len(mark)] = mark
+        map[place] = _MARKED
 
     def clear(self, id: str) -> None:
         """Forget a hold that is settled."""
@@ -136,7 +140,9 @@ class Table:
         """Close the file, and remove it if nothing is left in it."""
         if self._map is not None:
             self._map.close()  # it has the file open, too, and the lock
+            self._map = None
         os.close(self._fd)
+        self._fd = -1  # what comes now is an error, and nobody else's file
         if not self._places:
             self.path.unlink(missing_ok=True)
 

@@ -2,8 +2,8 @@
 -- is written here, so that what is wrong is shown and not papered over.
 --
 -- ARGV[1]  the most entries of records to read, the latest ones
--- Returns  {the clock in µs, the hash's fields, log, rlog, open, lapsed (members and scores in turn), records (the oldest first)}; {} without
---          such a user
+-- Returns  {the clock in µs, the hash's fields, log, rlog, open, lapsed (members and scores in turn), records (the oldest first, with
+--          their ids in full)}; {} without such a user
 local K = KEYS[1]
 if redis.call('EXISTS', K) == 0 then return {} end
 local answer = {clock(), redis.call('HMGET', K, 'taken', 'gone', 'sum', 'rejected', 'rgone', 'rsum', 'held', 'last', 'marks', 'base',
@@ -14,6 +14,8 @@ end
 if redis.call('TYPE', K .. ':settles').ok == 'stream' then
   answer[#answer + 1] = translate(redis.call('XRANGE', K .. ':settles', '-', '+'))
 else
-  answer[#answer + 1] = redis.call('LRANGE', K .. ':settles', '-' .. ARGV[1], -1)
+  local entries, prefix = redis.call('LRANGE', K .. ':settles', '-' .. ARGV[1], -1), prefix_of(redis.call('LINDEX', K .. ':settles', 0))
+  for i, entry in ipairs(entries) do entries[i] = in_full(entry, prefix) end
+  answer[#answer + 1] = entries
 end
 return answer

@@ -43,6 +43,7 @@ class Upload:
     def give_up(self) -> None:
         """Keep nothing of it from now on."""
         self.is_given_up = True
+        self.wire = b""  # it may be whole by now
         self._chunks.clear()
 
     def feed(self, data: bytes) -> bytes | None:

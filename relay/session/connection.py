@@ -41,7 +41,7 @@ Answer = Reply | bytes | None
 """A reply, or one that is given all the time, as it is sent; None: it is said already."""
 Method = Callable[[Any, bytes], Answer | Awaitable[Answer]]
 
-_heard: dict[bytes, tuple[Method, bytes]] = {}
+_heard: dict[bytes | None, tuple[Method, bytes]] = {}
 """What lines say that are heard again and again, over all connections."""
 
 _ERRORS = frozenset({500, 501, 502, 503, 504, 555})
@@ -170,7 +170,7 @@ class Connection(Intake):
 
     async def _serve(self) -> None:
         """Carry out commands and answer them, until the connection is to be closed."""
-        turns = 0
+        turns, out, most = 0, self._out, self._rules.max_commands
         while not self._is_closing:
             line = self.whole_line()
             if line is None:
@@ -179,8 +179,8 @@ class Connection(Intake):
                 self._close(self._doom)
                 break
             answer = self._answer(line)
-            if isinstance(answer, bytes) and self._commands <= self._rules.max_commands:  # most of the time
-                self._out.append(answer)
+            if isinstance(answer, bytes) and self._commands <= most:  # most of the time
+                out.append(answer)
             else:
                 if not (answer is None or isinstance(answer, (Reply, bytes))):
                     self._is_busy = True
@@ -199,16 +199,16 @@ class Connection(Intake):
     def _answer(self, line: bytes | None) -> Answer | Awaitable[Answer]:
         """Carry out one command; most need not be awaited."""
         self._commands += 1
-        if line is None:
-            return self._unheard(TOO_LONG)
         said = _heard.get(line) or self._hear(line)
         if said is None:
-            return self._unheard(BAD_CHUNK if line[:4].upper() == b"BDAT" else UNKNOWN)
+            return self._unheard(TOO_LONG if line is None else BAD_CHUNK if line[:4].upper() == b"BDAT" else UNKNOWN)
         self._is_wary = False
         return said[0](self, said[1])
 
-    def _hear(self, line: bytes) -> tuple[Method, bytes] | None:
-        """What carries a command out, and its argument; None for what is no command."""
+    def _hear(self, line: bytes | None) -> tuple[Method, bytes] | None:
+        """What carries a command out, and its argument; None for what is no command, or too long."""
+        if line is None:
+            return None
         # RFC 5321 section 4.1.1: white space at the end is borne with.
         verb, _, argument = line.rstrip(b" \t").partition(b" ")
         verb = verb.upper()

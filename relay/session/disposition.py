@@ -8,7 +8,8 @@ everyone who was not delivered to.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 from relay.mail.envelope import Envelope
 from relay.mail.reply import Reply
@@ -18,8 +19,9 @@ from relay.spool.entry import Standing, standing_of
 Outcome = Literal["taken", "rejected", "deferred", "in_doubt"]
 
 
-class Disposition(NamedTuple):
-    """The end of a transaction."""
+@dataclass(slots=True)
+class Disposition:
+    """The end of a transaction; not frozen, for every message makes one, which would then cost twice as much."""
 
     outcome: Outcome
     reply: Reply
@@ -59,8 +61,8 @@ def dispose_whole(verdicts: Verdicts, id: str) -> Disposition:
 
 def dispose_split(envelope: Envelope, verdicts: Verdicts, id: str) -> Disposition:
     """Decide a message whose recipients may fare differently."""
-    for recipient, verdict in verdicts.items():
-        if not isinstance(verdict, Delivered) or (recipient.notify and not verdict.reports):
+    for (_, notify, _), verdict in verdicts.items():
+        if not isinstance(verdict, Delivered) or (notify and not verdict.reports):
             break
     else:  # nobody is owed anything
         return Disposition("taken", Reply(250, "0.0", f"{id} {verdict.reply.text}"))

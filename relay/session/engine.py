@@ -275,6 +275,10 @@ class Engine(SMTP):
         if self._is_held_back:
             transport.pause_reading()
 
+    def cut(self) -> None:
+        """End it at once."""
+        self._transport.abort()
+
     def finish(self) -> None:
         """Close the connection, after what was written; who does not read that is cut off."""
         if self._timer is not None:

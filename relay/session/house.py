@@ -95,8 +95,8 @@ class House:
     wait: Callable[[], float] = lambda: 60.0
     """Seconds until a message that was deferred is tried again for the first time."""
     connections: set[Connection] = field(default_factory=set)
-    uploads: dict[str, set[Transaction]] = field(default_factory=dict)
-    """Transactions whose message is still coming in, by user."""
+    uploads: set[Transaction] = field(default_factory=set)
+    """Transactions whose message is still coming in."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     late: set[asyncio.Task[None]] = field(default_factory=set)
     """Those who listen for an answer to a final dot after the client has had its own."""
@@ -146,8 +146,10 @@ class House:
 
     def on_change(self, user: str) -> None:
         """A user was changed: look again at what of its mail is still being uploaded."""
-        for transaction in self.uploads.get(user, ()):
-            transaction.start_recheck()
+        # All are gone through: changes are rare, and a set for each user would cost every message.
+        for transaction in self.uploads:
+            if transaction.user.name == user:
+                transaction.start_recheck()
 
 
 def _base36(number: int) -> str:

@@ -17,6 +17,9 @@ class Speaker(Protocol):
     def speak(self) -> None:
         """Send what was said."""
 
+    def cut(self) -> None:
+        """End it: it cannot speak."""
+
 
 class Outbox:
     """Where replies wait for the log."""
@@ -46,7 +49,11 @@ class Outbox:
         if self._speakers:
             speakers, self._speakers = self._speakers, []
             for speaker in speakers:
-                speaker.speak()
+                try:
+                    speaker.speak()
+                except Exception as error:  # a bug, and one connection's: those behind it must not be silent for it
+                    self._journal.bug("", error)
+                    speaker.cut()
 
     def close(self) -> None:
         """The worker ends: from now on every line is written at once."""

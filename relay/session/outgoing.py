@@ -54,7 +54,7 @@ async def consult(house: House, id: str, user: User, units: int, look: Look, sen
         house.journal.refused(id, user.name, "setting", units, str(UNREADABLE), None)
         house.journal.alarm("setting_unreadable", id=id, owner=user.owner_id, error=str(error))
         return UNREADABLE
-    if not outfit.allows(sender):
+    if not outfit.is_plain and not outfit.allows(sender):
         house.journal.refused(id, user.name, "sender", units, str(NOT_ALLOWED), None)
         return NOT_ALLOWED
     return outfit

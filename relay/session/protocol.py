@@ -80,7 +80,7 @@ class Protocol(Entrance):
         if isinstance(sender, Reply):
             return sender
         outfit = self._house.directory.known(self._user.owner_id)
-        if outfit is not None and not outfit.allows(sender.address):
+        if outfit is not None and not outfit.is_plain and not outfit.allows(sender.address):
             return self._consult(self._user, sender)
         self._sender = sender
         return SENDER_OK
@@ -151,7 +151,7 @@ class Protocol(Entrance):
     def _not_ready(self) -> Reply:
         return self._no_sender() if self._sender is None else NO_RECIPIENTS
 
-    async def _take_message(self, sender: Sender) -> Reply:
+    async def _take_message(self, sender: Sender) -> Reply | bytes:
         is_chunked = self._chunk is not None
         transaction = self._transaction = self._begin(sender)
         try:
@@ -170,22 +170,23 @@ class Protocol(Entrance):
         if transaction.is_taken:
             self._taken += 1
             self._errors = 0
-            return reply
+            return bytes(reply)
         reply = self._heed(transaction, reply)
         return reply if self._is_asked_for or is_chunked else self._unasked(reply)
 
     def _begin(self, sender: Sender) -> Transaction:
         assert self._user is not None
-        envelope = Envelope(sender.address, tuple(self._recipients.values()), sender.body, sender.ret, sender.envid, sender.smtputf8)
+        address, _, body, ret, envid, smtputf8 = sender  # read at once: each by its name takes as long as all
+        envelope = Envelope(address, tuple(self._recipients.values()), body, ret, envid, smtputf8)
         self._reset()
         self._commands = 0
         self._messages += 1
         hop = self._hop
-        if hop is None or hop.helo is not self._helo or sender.smtputf8:
+        if hop is None or hop.helo is not self._helo or smtputf8:
             # The transmission types of RFC 3848 and RFC 6531 section 4.3.
-            protocol = f"{'UTF8SMTP' if sender.smtputf8 else 'ESMTP'}{'S' if self.is_tls else ''}A"
+            protocol = f"{'UTF8SMTP' if smtputf8 else 'ESMTP'}{'S' if self.is_tls else ''}A"
             hop = Hop(self._helo, self._address, self._rules.hostname, protocol)
-            self._hop = None if sender.smtputf8 else hop
+            self._hop = None if smtputf8 else hop
         return Transaction(self._house, self._user, envelope, f"{self._id}.{self._messages}", hop)
 
     async def secure(self) -> None:

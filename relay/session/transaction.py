@@ -73,15 +73,15 @@ class Transaction:
     """One message of one user."""
 
     __slots__ = (
-        "_deposit", "_envelope", "_hold", "_hop", "_house", "_is_stale", "_mark", "_message", "_recheck", "_refusal", "_route", "_user",
-        "id", "is_forwarding", "is_taken", "refused_for", "units",
+        "_deposit", "_envelope", "_hold", "_hop", "_house", "_is_stale", "_mark", "_message", "_recheck", "_refusal", "_route",
+        "id", "is_forwarding", "is_taken", "refused_for", "units", "user",
     )  # fmt: skip
     _message: Message
     _route: Route
 
     def __init__(self, house: House, user: User, envelope: Envelope, id: str, hop: trace.Hop) -> None:
         self._house = house
-        self._user = user
+        self.user = user
         self._envelope = envelope
         self._hop = hop
         self.id = id
@@ -100,20 +100,20 @@ class Transaction:
 
     async def run(self, client: Client) -> Reply:
         """Take the message or refuse it, and say so; raises Gone if the client leaves before its final dot."""
-        look = self._house.directory.look(self._user.owner_id)  # which leaves with what reserve asks
+        look = self._house.directory.look(self.user.owner_id)  # which leaves with what reserve asks
         await self._reserve()
         if self._hold is None:
             return self._refuse()
         try:
-            outfit = await consult(self._house, self.id, self._user, self.units, look, self._envelope.sender)
+            outfit = await consult(self._house, self.id, self.user, self.units, look, self._envelope.sender)
             if isinstance(outfit, Reply):
                 return await self._turn_down(outfit)
-            self._route = route_of(self._house, outfit, self._envelope.sender)
+            self._route = self._house.route if outfit.is_plain else route_of(self._house, outfit, self._envelope.sender)
             self._begin_upload()
             try:
                 upload = await client.upload()
             finally:
-                self._end_upload()
+                self._house.uploads.discard(self)
                 if self._recheck is not None:
                     await self._await_recheck()
             if self._recheck is not None:  # a fault of its own must not take the place of what has ended the upload
@@ -124,9 +124,9 @@ class Transaction:
             if problem is not None:
                 await self._release("refused")
                 return problem
-            if is_particular(outfit):
+            if not outfit.is_plain and is_particular(outfit):
                 message = self._message
-                written = await finish(self._house, self.id, self._user, self.units, outfit, self._envelope.sender, message, header)
+                written = await finish(self._house, self.id, self.user, self.units, outfit, self._envelope.sender, message, header)
                 if isinstance(written, Reply):
                     return await self._turn_down(written)
                 self._message = written
@@ -146,23 +146,23 @@ class Transaction:
         """Reserve, or check what is reserved anew; the outcome is in _hold or _refusal."""
         self._mark = self._house.changes.mark()
         try:
-            answer = await self._house.teller.reserve(self._user.name, self.id, self.units, self._user.generation)
+            answer = await self._house.teller.reserve(self.user.name, self.id, self.units, self.user.generation)
             if isinstance(answer, Hold):
                 self._hold, self._refusal = answer, None
                 return
             if answer.reason == "unknown":
-                await self._house.registry.find_user(self._user.name)  # raises if it is the store that forgot
+                await self._house.registry.find_user(self.user.name)  # raises if it is the store that forgot
         except (StoreUnavailable, StoreRefused) as error:
             held, self._hold, self._refusal = self._hold, None, STORE_DOWN
             if held is not None:  # it could not be checked anew, so it is given back, now or when the store answers again
                 await self._house.teller.settle(held, 0)
             self.refused_for = "store"
-            self._house.journal.refused(self.id, self._user.name, "store", self.units, str(STORE_DOWN), None)
+            self._house.journal.refused(self.id, self.user.name, "store", self.units, str(STORE_DOWN), None)
             self._house.report_store(self.id, error)
             return
         self._hold, self._refusal = None, refusal_reply(answer, self._house.teller.ledger.rules.unit)
         self.refused_for = answer.reason
-        self._house.journal.refused(self.id, self._user.name, answer.reason, self.units, str(self._refusal), answer.retry_after)
+        self._house.journal.refused(self.id, self.user.name, answer.reason, self.units, str(self._refusal), answer.retry_after)
 
     def start_recheck(self) -> None:
         """The account was changed while the message is still coming in: check it anew, now."""
@@ -183,7 +183,7 @@ class Transaction:
         """Whether the message may go out on what was reserved: nothing has changed, and the lease outlasts the attempt."""
         assert self._hold is not None
         has_time = self._hold.expires - time.monotonic() >= self._house.rules.forward_margin
-        return has_time and not self._house.changes.since(self._user.name, self._mark)
+        return has_time and not self._house.changes.since(self.user.name, self._mark)
 
     async def _turn_down(self, reply: Reply) -> Reply:
         """What the owner has set stands against the message, or is not to be had."""
@@ -195,20 +195,14 @@ class Transaction:
         if self._hold is not None:
             hold, self._hold = self._hold, None
             await self._house.teller.settle(hold, 0)
-            self._house.journal.released(self.id, self._user.name, reason)
+            self._house.journal.released(self.id, self.user.name, reason)
 
     # -- the message ---------------------------------------------------------------------------------------------------------
 
     def _begin_upload(self) -> None:
-        self._house.uploads.setdefault(self._user.name, set()).add(self)
-        if self._house.changes.since(self._user.name, self._mark):  # heard before this could be found to be checked anew
+        self._house.uploads.add(self)
+        if self._house.changes.since(self.user.name, self._mark):  # heard before this could be found to be checked anew
             self.start_recheck()
-
-    def _end_upload(self) -> None:
-        others = self._house.uploads[self._user.name]
-        others.discard(self)
-        if not others:
-            del self._house.uploads[self._user.name]
 
     async def _await_recheck(self) -> None:
         assert self._recheck is not None
@@ -246,7 +240,7 @@ class Transaction:
             if len(envelope.recipients) > 1 and terms.is_split:  # else there is nothing to do between the envelope and the dot
                 terms = replace(terms, before_dot=self._before_dot)
             if self._route.choices:
-                attempt = await house.forward(self._route, self._user.name, envelope, self._message, terms)
+                attempt = await house.forward(self._route, self.user.name, envelope, self._message, terms)
             else:
                 attempt = Attempt(dict.fromkeys(envelope.recipients, NOWHERE))
             if house.spool is None:
@@ -292,7 +286,7 @@ class Transaction:
             if deposit is not None and deposit.is_made:
                 await self._amend(deposit, end, attempt)
             elif end.standings and not await self._keep(end, attempt):
-                end = end._replace(standings=())
+                end = replace(end, standings=())
         except SpoolUnavailable as error:  # it stands in the spool as it was before the dot, in doubt, and so the message is taken
             self._house.journal.alarm("spool_unavailable", id=self.id, error=str(error))
             end = Disposition("taken", Reply(250, "0.0", f"{self.id} Queued"), standings=deposit.standings if deposit is not None else ())
@@ -329,7 +323,7 @@ class Transaction:
                 raise Withheld(self._refuse())
         accepted = counted(standings, self._house.teller.ledger.rules.unit)
         if self._deposit is None:
-            self._deposit = Deposit(self._house, self._user, self._envelope, self.id, self.units, self._route.id)
+            self._deposit = Deposit(self._house, self.user, self._envelope, self.id, self.units, self._route.id)
         try:
             await self._deposit.make(standings, accepted, self._message.prefix, self._message.wire, is_mine, is_unreached)
         except SpoolUnavailable as error:
@@ -346,12 +340,12 @@ class Transaction:
 
     def _tell_rejected(self, outcome: str, reply: Reply) -> None:
         recipients = [recipient.address for recipient in self._envelope.recipients]
-        self._house.journal.rejected(self.id, self._user.name, self._envelope.sender, recipients, outcome, str(reply))
+        self._house.journal.rejected(self.id, self.user.name, self._envelope.sender, recipients, outcome, str(reply))
 
     def _tell_taken(self, end: Disposition, accepted: int, settlement: Settlement | Kept, seconds: float) -> None:
         self.is_taken = True
-        journal, user, envelope = self._house.journal, self._user.name, self._envelope
-        recipients = [recipient.address for recipient in envelope.recipients]
+        journal, user, envelope = self._house.journal, self.user.name, self._envelope
+        recipients = [address for address, _, _ in envelope.recipients]
         # What somebody else has settled (retry may be faster) has its instant on record there.
         at = settlement.at if isinstance(settlement, Settlement) and settlement.outcome != "done" else 0
         size, spooled = len(self._message.wire), end.spooled if end.standings else None

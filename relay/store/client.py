@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 from relay.store.address import Address, Argument, Command
 from relay.store.fault import StoreForeign, StoreRefused, StoreUnavailable
 from relay.store.link import EPOCH_KEY, Link, Verify
+from relay.store.wire import Waiter
 
 if TYPE_CHECKING:
     from relay.store.cluster import Cluster
 
-__all__ = ["EPOCH_KEY", "Argument", "Command", "Script", "Store", "StoreForeign", "StoreRefused", "StoreUnavailable"]
+__all__ = ["EPOCH_KEY", "Argument", "Command", "Script", "Store", "StoreForeign", "StoreRefused", "StoreUnavailable", "Waiter"]
 
 CLUSTER_SCHEME = "redis+cluster://"
 PULSE = 2.0
@@ -81,6 +82,17 @@ class Store:
     def run(self, script: Script, key: Argument, *arguments: Argument) -> asyncio.Future[Any]:
         """Run a script on the keys of one hash tag; `key` is the only key it is told, the others it derives from it."""
         return self._way.call((*script.begin, key, *arguments), script.text)
+
+    def tell(self, waiter: Waiter, script: Script, key: Argument, arguments: Sequence[Argument]) -> None:
+        """Run a script as `run` does; the waiter hears the answer in the moment in which it is read, not a turn of the loop later."""
+        self._way.send((*script.begin, key, *arguments), waiter, script.text)
+
+    def share(self, *command: Argument) -> asyncio.Future[Any]:
+        """Ask a question, as `command` does, unless the same one has still to leave: then its answer is awaited by all who asked.
+
+        Whoever is cancelled while it awaits the future cancels it for all.
+        """
+        return self._way.share(command)
 
     def command(self, *command: Argument) -> asyncio.Future[Any]:
         """Send one command; await the future for its answer. Commands of the same moment leave together."""

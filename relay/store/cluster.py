@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from relay.store.address import Command
 from relay.store.fault import StoreRefused, StoreUnavailable, translate_text
 from relay.store.link import Verify
-from relay.store.wire import fail
+from relay.store.wire import Waiter, fail
 
 
 class Cluster:
@@ -36,12 +36,20 @@ class Cluster:
     def call(self, command: Command, text: str | None = None) -> asyncio.Future[Any]:
         """Send a command; await the future for its answer, StoreRefused or StoreUnavailable. `text`: of the script that it runs."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._answer(command, text, future))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.send(command, future, text)
         return future
 
-    async def _answer(self, command: Command, text: str | None, future: asyncio.Future[Any]) -> None:
+    def send(self, command: Command, waiter: Waiter, text: str | None = None) -> None:
+        """Send a command; the waiter hears the answer in the moment in which it is there."""
+        task = asyncio.create_task(self._answer(command, text, waiter))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def share(self, command: Command) -> asyncio.Future[Any]:
+        """Send a command. Nothing is shared: each leaves at once, of its own."""
+        return self.call(command)
+
+    async def _answer(self, command: Command, text: str | None, waiter: Waiter) -> None:
         try:
             try:
                 answer = await self._ask(command)
@@ -50,10 +58,10 @@ class Cluster:
                     raise
                 answer = await self._ask(("EVAL", text, *command[2:]))
         except Exception as error:  # redis-py's Cluster client raises more than its own errors when nodes go
-            fail(future, _translate(error))
+            fail(waiter, _translate(error))
         else:
-            if not future.done():
-                future.set_result(answer)
+            if not waiter.done():
+                waiter.set_result(answer)
 
     async def _ask(self, command: Command) -> Any:
         async with asyncio.timeout(self._timeout):

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from relay.store.address import Address, Argument, Command
 from relay.store.fault import StoreForeign, StoreRefused, StoreUnavailable
 from relay.store.subscription import Subscription
-from relay.store.wire import Wire, fail
+from relay.store.wire import Waiter, Wire, fail
 
 EPOCH_KEY = b"relay:epoch"
 
@@ -35,7 +35,7 @@ class Link:
         self._address = address
         self._timeout = timeout
         self._wire: Wire | None = None
-        self._queue: list[tuple[Command, asyncio.Future[Any], str | None]] = []
+        self._queue: list[tuple[Command, Waiter, str | None]] = []
         self._connecting: asyncio.Task[None] | None = None
         self._subscriptions: set[Subscription] = set()
 
@@ -52,16 +52,24 @@ class Link:
 
     def call(self, command: Command, text: str | None = None) -> asyncio.Future[Any]:
         """Send a command; await the future for its answer, StoreRefused or StoreUnavailable. `text`: of the script that it runs."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.send(command, future, text)
+        return future
+
+    def send(self, command: Command, waiter: Waiter, text: str | None = None) -> None:
+        """Send a command; the waiter hears the answer in the moment in which it is read."""
         wire = self._wire
         if wire is not None and wire.is_open:
-            wire.send(command, future, text)
+            wire.send(command, waiter, text)
         else:
-            self._queue.append((command, future, text))
+            self._queue.append((command, waiter, text))
             if self._connecting is None:
-                self._connecting = loop.create_task(self._connect())
-        return future
+                self._connecting = asyncio.get_running_loop().create_task(self._connect())
+
+    def share(self, command: Command) -> asyncio.Future[Any]:
+        """Send a command, unless the same has still to leave; await the future for the answer that all of them get."""
+        wire = self._wire
+        return wire.share(command) if wire is not None and wire.is_open else self.call(command)
 
     async def subscribe(self, channel: str, pulse: float) -> AsyncIterator[str | None]:
         """Yield None once the subscription stands, then each message; raises StoreUnavailable when it is lost, StoreRefused."""
@@ -90,9 +98,9 @@ class Link:
         try:
             wire = self._wire = await self._made(Wire)
             queue, self._queue = self._queue, []
-            for command, future, text in queue:
-                if not future.done():
-                    wire.send(command, future, text)
+            for command, waiter, text in queue:
+                if not waiter.done():
+                    wire.send(command, waiter, text)
         except StoreUnavailable as error:
             self._fail(type(error), str(error))
         except BaseException:
@@ -133,8 +141,8 @@ class Link:
 
     def _fail(self, kind: type[StoreUnavailable], text: str) -> None:
         queue, self._queue = self._queue, []
-        for _, future, _ in queue:
-            fail(future, kind(text))
+        for _, waiter, _ in queue:
+            fail(waiter, kind(text))
 
 
 def show(value: bytes | None) -> str:

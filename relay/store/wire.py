@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 
@@ -22,7 +22,21 @@ NOTHING: Any = object()
 """What a parser says when it has no whole answer."""
 pack = cast(Callable[[Command], bytes], hiredis.pack_command)
 
-_Call = tuple[asyncio.Future[Any], float, Command, str | None]
+
+class Waiter(Protocol):
+    """Who waits for an answer: a future, or what hears it in the very moment in which it is read."""
+
+    def done(self) -> bool:
+        """Whether it still listens."""
+
+    def set_result(self, result: Any, /) -> None:
+        """Hear the answer."""
+
+    def set_exception(self, exception: Any, /) -> None:
+        """Hear why there is none."""
+
+
+_Call = tuple[Waiter, float, Command, str | None]
 """Who waits, until when, for the answer to what; and the text of a script that was named by its digest."""
 
 
@@ -40,6 +54,8 @@ class Wire(asyncio.Protocol):
         """Of the calls in `_out`."""
         self._waiting: deque[_Call] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._shared: dict[Command, asyncio.Future[Any]] = {}
+        """Questions that have not left yet."""
         self._lost: asyncio.Future[None] = loop.create_future()
         self.is_open = True
 
@@ -48,10 +64,10 @@ class Wire(asyncio.Protocol):
 
     # -- calls ---------------------------------------------------------------------------------------------------------------
 
-    def send(self, command: Command, future: asyncio.Future[Any], text: str | None = None) -> None:
-        """Send with all else of this turn of the loop; the future hears the answer. `text` is that of the script the command runs."""
+    def send(self, command: Command, waiter: Waiter, text: str | None = None) -> None:
+        """Send with all else of this turn of the loop; the waiter hears the answer. `text` is that of the script the command runs."""
         if not self.is_open:
-            fail(future, StoreUnavailable("connection lost"))
+            fail(waiter, StoreUnavailable("connection lost"))
             return
         packed = pack(command)
         if not self._out:
@@ -60,7 +76,7 @@ class Wire(asyncio.Protocol):
             if self._timer is None:
                 self._timer = self._loop.call_at(self._deadline, self._on_timer)
         self._out.append(packed)
-        self._waiting.append((future, self._deadline, command, text))
+        self._waiting.append((waiter, self._deadline, command, text))
 
     def ask(self, *command: Any) -> asyncio.Future[Any]:
         """Send one command; await the future for its answer."""
@@ -68,8 +84,17 @@ class Wire(asyncio.Protocol):
         self.send(command, future)
         return future
 
+    def share(self, command: Command) -> asyncio.Future[Any]:
+        """Send one command, unless the same has still to leave: who asks then is answered with it."""
+        future = self._shared.get(command)
+        if future is None or future.done():
+            future = self._shared[command] = self.ask(*command)
+        return future
+
     def _flush(self) -> None:
         out, self._out = self._out, []
+        if self._shared:
+            self._shared = {}
         if self.is_open and self._transport is not None:
             self._transport.write(b"".join(out))
 
@@ -88,11 +113,11 @@ class Wire(asyncio.Protocol):
 
     def _refuse(self, call: _Call, why: str) -> None:
         """Hand on an error; a script that is unknown to the server (restart, failover, new node) is sent whole."""
-        future, _, command, text = call
+        waiter, _, command, text = call
         if text is None or not why.startswith("NOSCRIPT"):
-            fail(future, translate_text(why))
-        elif not future.done():
-            self.send(("EVAL", text, *command[2:]), future)
+            fail(waiter, translate_text(why))
+        elif not waiter.done():
+            self.send(("EVAL", text, *command[2:]), waiter)
 
     # -- its end -------------------------------------------------------------------------------------------------------------
 
@@ -116,8 +141,8 @@ class Wire(asyncio.Protocol):
         """Fail all who wait, and cut the connection."""
         self.close()
         waiting, self._waiting = self._waiting, deque()
-        for future, *_ in waiting:
-            fail(future, StoreUnavailable(why))
+        for waiter, *_ in waiting:
+            fail(waiter, StoreUnavailable(why))
 
     def close(self) -> None:
         """Cut the connection."""
@@ -129,14 +154,15 @@ class Wire(asyncio.Protocol):
 
     async def finish(self) -> None:
         """Wait for what is on its way, then close."""
-        while self._waiting:
-            await asyncio.wait([future for future, *_ in self._waiting])
+        while self._waiting and self.is_open:
+            await asyncio.wait([self.ask(b"PING")])  # which is answered after them
         self.close()
         await self._lost
 
 
-def fail(future: asyncio.Future[Any], error: Exception) -> None:
+def fail(waiter: Waiter, error: Exception) -> None:
     """Tell a caller, if it still listens; a call that was abandoned is nobody's error."""
-    if not future.done():
-        future.set_exception(error)
-        future.exception()
+    if not waiter.done():
+        waiter.set_exception(error)
+        if isinstance(waiter, asyncio.Future):
+            waiter.exception()

@@ -31,14 +31,16 @@ class Counted:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.commands: list[Argument] = []
+        self.questions: list[asyncio.Future[object]] = []
         self.before: Callable[[], Awaitable[None]] | None = None
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
 
-    def command(self, *command: Argument) -> asyncio.Future[object]:
+    def share(self, *command: Argument) -> asyncio.Future[object]:
         self.commands.append(command[0])
-        return self._store.command(*command)
+        self.questions.append(self._store.share(*command))
+        return self.questions[-1]
 
     async def run(self, *call: object) -> object:
         self.commands.append("run")
@@ -63,7 +65,7 @@ async def test_who_has_set_nothing_has_an_empty_outfit_and_costs_one_question(
     assert directory.known(owner_id) is None
     for _ in range(3):
         assert await directory.outfit(owner_id) == Outfit()
-    assert counted.commands == ["HMGET"] * 3
+    assert counted.commands == [b"HMGET"] * 3
     assert directory.known(owner_id) == Outfit()
 
 
@@ -73,7 +75,7 @@ async def test_an_outfit_is_read_once_and_again_only_when_it_has_changed(
     await arranging.put_setting(owner_id, "one.example", A)
     first = await directory.outfit(owner_id)
     assert await directory.outfit(owner_id) is first is directory.known(owner_id)
-    assert counted.commands == ["HMGET", "run", "HMGET"]
+    assert counted.commands == [b"HMGET", "run", b"HMGET"]
     assert first.settings["one.example"].choices[0].target == Target("a.example", 587, password="hidden", is_guarded=True)
     await arranging.put_setting(owner_id, "", B)
     await arranging.set_policy(owner_id, Policy("domains", ("x.example",), True))
@@ -246,7 +248,7 @@ async def test_without_the_store_nothing_is_answered_from_memory(
         raise StoreUnavailable("gone")
 
     class Gone(Counted):
-        def command(self, *command: Argument) -> asyncio.Future[object]:
+        def share(self, *command: Argument) -> asyncio.Future[object]:
             return asyncio.ensure_future(gone())
 
     directory._store = Gone(store)  # type: ignore[assignment]
@@ -345,3 +347,16 @@ async def test_who_was_not_asked_for_longest_is_forgotten(
     await directory.outfit(others[2])
     assert directory.known(owner_id) is None and directory.known(others[2]) is not None
     assert (await directory.outfit(owner_id)).settings
+
+
+async def test_looks_of_one_moment_cost_one_question_and_who_gives_up_disturbs_no_other(
+    directory: Directory, counted: Counted, arranging: Arranging, owner_id: str
+) -> None:
+    await arranging.put_setting(owner_id, "", A)
+    known = await directory.outfit(owner_id)
+    looks = [asyncio.create_task(directory.look(owner_id).outfit()) for _ in range(10)]
+    await asyncio.sleep(0)
+    assert len(counted.questions) == 11 and len(set(counted.questions[1:])) == 1
+    looks[3].cancel()
+    found = await asyncio.gather(*looks, return_exceptions=True)
+    assert isinstance(found[3], asyncio.CancelledError) and all(outfit is known for outfit in found[:3] + found[4:])

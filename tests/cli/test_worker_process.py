@@ -40,3 +40,4 @@ def test_what_a_worker_is_handed_is_what_was_read_and_shows_no_secret(tickets: T
     assert (read.store.server, read.upstream.alternates[0].host) == (Path("/opt/valkey-server"), "b.example")
     assert [listen.port for listen in read.smtp.listen] == [listen.port for listen in settings.smtp.listen]
     assert set(vars(read)) == set(Settings.model_fields)
+    assert read.smtp.processes == settings.smtp.processes  # what is computed, too

@@ -116,7 +116,7 @@ def test_what_is_asked_at_once_is_answered_as_if_it_were_asked_one_by_one(url: s
 
 
 async def test_operations_of_one_user_share_calls_which_carry_so_many_at_most(store: Store) -> None:
-    await store.command("HSET", key("ada"), "status", "E", "ostatus", "E", "gen", 1, "hourly", 1000, "total", "")
+    await store.command("HSET", key("ada"), "status", "E", "ostatus", "E", "gen", 1, "hourly", 5000, "total", "")
     ledger, count = Ledger(store, Rules()), 2 * MOST + 44
     await ledger.settle("ada", "none", 1, 0)  # the script is known from here on
     await store.command("CONFIG", "RESETSTAT")

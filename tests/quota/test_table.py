@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from relay.quota.table import MARK, SLOT, STEP, Charge, Table, read_table
 
 
@@ -26,6 +28,18 @@ def test_a_table_shows_what_was_entered_marked_and_cleared(place: Path) -> None:
     assert set(read_table(table.path)) == left | {Charge("bob", "new", 1, 0, 0)}
     table.close()
     assert set(read_table(table.path)) == left | {Charge("bob", "new", 1, 0, 0)}
+
+
+def test_a_table_that_is_closed_takes_nothing_more_and_says_so(place: Path) -> None:
+    table = Table(place / "t.holds")
+    table.enter("ada", "one", 1)
+    table.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        table.enter("ada", "two", 1)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        table.mark("ada", "one", 1, 1, 0)
+    table.clear("one")
+    assert read_table(table.path) == [Charge("ada", "one", 1, 0, 0)]
 
 
 def test_a_table_shows_only_entries_that_were_finished(place: Path) -> None:

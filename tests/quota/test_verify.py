@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
+from relay.quota.audit import INSTANT
 from relay.quota.ledger import Ledger, key
 from relay.quota.limit import Rules
 from relay.store.client import Argument, Store
@@ -191,14 +192,19 @@ async def rewrite(store: Store, change: Callable[[list[bytes]], list[bytes]]) ->
 
 
 def changed(number: int, word: int, value: bytes) -> Callable[[list[bytes]], list[bytes]]:
-    """Another word in one of them; a word is what is between spaces or commas."""
+    """Another word in one of them; a word is what is between spaces or commas, after the instant."""
 
     def change(records: list[bytes]) -> list[bytes]:
-        words = re.split(rb"([ ,])", records[number])
+        words = re.split(rb"([ ,])", records[number][INSTANT:])
         words[2 * word] = value
-        return [*records[:number], b"".join(words), *records[number:][1:]]
+        return [*records[:number], records[number][:INSTANT] + b"".join(words), *records[number:][1:]]
 
     return change
+
+
+def moved_to(number: int, instant: bytes) -> Callable[[list[bytes]], list[bytes]]:
+    """Another instant in one of them."""
+    return lambda records: [*records[:number], instant + records[number][INSTANT:], *records[number:][1:]]
 
 
 RECORDS: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
@@ -207,25 +213,25 @@ RECORDS: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
     "one twice": (lambda records: [*records[:4], records[3], *records[4:]], "settled more than once"),
     "two exchanged": (lambda records: [*records[:3], records[4], records[3], *records[5:]], "expected the sums"),
     "one removed from the middle of a call's": (lambda records: [*records[:-1], _cut(records[-1])], "expected the sums"),
-    "accepted changed": (changed(-1, 4, b"1"), "expected the sums"),
-    "rejected changed": (changed(-1, 5, b"1"), "expected the sums"),
-    "units changed": (changed(-1, 6, b"s30.1:4"), "expected the sums"),
-    "its sum changed": (changed(3, 1, b"999"), "expected the sums"),
-    "the first one's sum changed": (changed(0, 1, b"999"), "expected the sums"),
-    "the first one's sum less than itself": (lambda records: changed(0, 2, b"0")(changed(0, 1, b"0")(records)), "are less than itself"),
-    "its instant changed": (changed(3, 0, b"1"), "or later, found 1"),
-    "its outcome changed": (changed(-1, 5, b"0,done"), "cannot be read"),
+    "accepted changed": (changed(-1, 3, b"1"), "expected the sums"),
+    "rejected changed": (changed(-1, 4, b"1"), "expected the sums"),
+    "units changed": (changed(-1, 5, b"s30.1:4"), "expected the sums"),
+    "its sum changed": (changed(3, 0, b"999"), "expected the sums"),
+    "the first one's sum changed": (changed(0, 0, b"999"), "expected the sums"),
+    "the first one's sum less than itself": (lambda records: changed(0, 1, b"0")(changed(0, 0, b"0")(records)), "are less than itself"),
+    "its instant changed": (moved_to(3, b"\0\0\0\0\0\0\1"), "or later, found 1"),
+    "its outcome changed": (changed(-1, 4, b"0,done"), "cannot be read"),
     "text": (lambda records: [*records[:3], b"text \xff", *records[3:]], "records: number 4 cannot be read: 'text"),
-    "nothing charged": (lambda records: [*records, b"1 1 1 x:1,0,0"], "cannot be read"),
-    "no settle": (lambda records: [*records, b"1 1 1"], "cannot be read"),
-    "no id": (changed(2, 3, b":1"), "cannot be read"),
+    "nothing charged": (lambda records: [*records, b"\0\0\0\0\0\0\0011,1 x:1,0,0"], "cannot be read"),
+    "no settle": (lambda records: [*records, b"\0\0\0\0\0\0\0011,1"], "cannot be read"),
+    "no id": (changed(2, 2, b":1"), "cannot be read"),
 }
 
 
 def _cut(entry: bytes) -> bytes:
-    words = entry.split(b" ")
-    assert len(words) == 5  # the instant, two sums and two settles
-    return b" ".join(words[:3] + words[4:])
+    words = entry[INSTANT:].split(b" ")
+    assert len(words) == 3  # two sums in one, and two settles
+    return entry[:INSTANT] + b" ".join(words[:1] + words[2:])
 
 
 @pytest.mark.parametrize("records", [FULL, FEW])

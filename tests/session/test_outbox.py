@@ -23,9 +23,18 @@ class Speaker:
     log: Path
     heard: list[list[str]] = field(default_factory=list)
 
+    is_broken: bool = False
+    is_cut: bool = False
+
     def speak(self) -> None:
         """Note it."""
+        if self.is_broken:
+            raise RuntimeError("cannot speak")
         self.heard.append(recorded(self.log))
+
+    def cut(self) -> None:
+        """Note that too."""
+        self.is_cut = True
 
 
 def recorded(log: Path) -> list[str]:
@@ -51,6 +60,18 @@ async def test_replies_of_a_turn_leave_after_one_write_of_its_lines(journal: Jou
     assert not recorded(tmp_path / "log") and not one.heard and not two.heard
     await asyncio.sleep(0)
     assert one.heard == two.heard == [["one", "two"]]
+
+
+async def test_a_connection_that_cannot_speak_is_cut_and_silences_none_behind_it(journal: Journal, tmp_path: Path) -> None:
+    outbox = Outbox(journal)
+    one, two, three = (Speaker(tmp_path / "log", is_broken=number == 1) for number in range(3))
+    journal.event("one")
+    for speaker in (one, two, three):
+        outbox.send(speaker)
+    await asyncio.sleep(0)
+    assert one.heard == [["one"]] and three.heard == [["one", "bug"]]
+    assert two.is_cut and not (one.is_cut or three.is_cut)
+    assert recorded(tmp_path / "log") == ["one", "bug"]
 
 
 async def test_a_reply_that_nothing_on_its_way_to_the_log_precedes_leaves_at_once(journal: Journal, tmp_path: Path) -> None:

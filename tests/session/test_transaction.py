@@ -74,7 +74,7 @@ async def test_a_client_that_hangs_up_during_its_message_costs_nothing(worker: W
     await worker.await_event("released")
     assert await worker.account_of(account) == (0, 0)
     await worker.await_connections(0)
-    assert worker.house.uploads == {} and not worker.events("bug")
+    assert worker.house.uploads == set() and not worker.events("bug")
 
 
 async def test_a_client_that_leaves_without_reading_354_is_no_bug(worker: Worker, account: Account) -> None:

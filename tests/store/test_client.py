@@ -201,3 +201,81 @@ async def test_octets_of_every_kind_travel_unchanged(store: Store) -> None:
     await store.command("SET", "k", every)
     assert await store.command("GET", "k") == every
     assert await store.command("ECHO", "äß\r\n$5\r\n") == "äß\r\n$5\r\n".encode()
+
+
+class Ear:
+    """Hears an answer in the moment in which it is read, and asks again from there."""
+
+    def __init__(self, store: Store, most: int) -> None:
+        self._store = store
+        self._most = most
+        self.heard: list[object] = []
+        self.is_over = asyncio.Event()
+        self._ask()
+
+    def _ask(self) -> None:
+        self._store.tell(self, COUNT, "told", ())
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: object, /) -> None:
+        self.heard.append(result)
+        if len(self.heard) < self._most:
+            self._ask()
+        else:
+            self.is_over.set()
+
+    def set_exception(self, exception: Exception, /) -> None:
+        self.heard.append(exception)
+        self.is_over.set()
+
+
+async def test_who_is_told_hears_every_answer_once_and_may_ask_again_at_once(store: Store) -> None:
+    ear = Ear(store, 50)
+    others = [store.command("ECHO", str(number)) for number in range(20)]
+    await ear.is_over.wait()
+    assert ear.heard == list(range(1, 51))
+    assert [await other for other in others] == [str(number).encode() for number in range(20)]
+
+
+async def test_who_is_told_hears_of_a_lost_connection(far: Store, proxy: Proxy) -> None:
+    ear = Ear(far, 10**9)
+    await asyncio.sleep(0.05)
+    await proxy.stop()
+    await ear.is_over.wait()
+    assert len(ear.heard) > 1 and isinstance(ear.heard[-1], StoreUnavailable)
+
+
+async def test_closing_waits_for_those_who_are_told(store: Store, place: Path) -> None:
+    client = Store(f"unix://{place / 'data' / 'store.sock'}")
+    ear = Ear(client, 3)
+    await client.close()
+    assert ear.heard == [1, 2, 3]
+
+
+async def test_a_question_is_shared_until_it_leaves(store: Store) -> None:
+    await store.command("SET", "asked", "1")
+    first = store.share("GET", "asked")
+    assert store.share("GET", "asked") is first and store.share("GET", "other") is not first
+    change = store.command("SET", "asked", "2")
+    assert await first == b"1" and await change in (b"OK", True)
+    second = store.share("GET", "asked")
+    assert second is not first and await second == b"2"
+
+
+async def test_a_question_that_has_left_is_asked_anew_even_in_the_same_turn(store: Store) -> None:
+    """What was answered to somebody else in between must be seen by who asks after it."""
+    await store.command("SET", "asked", "1")
+    first = store.share("GET", "asked")
+    await asyncio.sleep(0)  # in which it leaves
+    second = store.share("GET", "asked")
+    assert second is not first
+    assert [await first, await second] == [b"1", b"1"]
+
+
+async def test_a_question_that_was_given_up_is_asked_anew(store: Store) -> None:
+    await store.command("PING")
+    first = store.share("ECHO", "x")
+    first.cancel()
+    assert await store.share("ECHO", "x") == b"x"
