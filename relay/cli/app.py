@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from relay import __version__
-from relay.cli import accounts, demo, ledger, load, queue, serve, token, upstream
+from relay.cli import accounts, bench, demo, ledger, load, queue, serve, sink, token, upstream
 
 app = typer.Typer(
     name="relay", help="An SMTP relay that keeps per-user sending limits exactly.", no_args_is_help=True, add_completion=False,
@@ -19,7 +19,9 @@ app.add_typer(upstream.upstream, name="upstream")
 app.add_typer(token.token, name="token")
 app.add_typer(queue.queue, name="queue")
 app.add_typer(ledger.ledger, name="ledger")
+sink.add_commands(app)
 load.add_commands(app)
+bench.add_commands(app)
 
 
 @app.command()

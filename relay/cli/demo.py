@@ -5,19 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import re
-import shutil
-import signal
 import smtplib
-import socket
-import sys
-import tempfile
 import urllib.request
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,13 +17,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from relay.cli.door import opened
+from relay.cli.tryout import NotStarted, Place, add_owner, end_at_a_signal, found_place, started
+from relay.loadkit.provision import direct
 from relay.loadkit.sink import Sink
-from relay.worker import die_with
 
 HOURLY, TOTAL, MESSAGES = 5, 20, 7
-STARTING = 60.0
-"""Seconds the relay may take to get ready."""
 STOPPED = 130
 """Exit status of a self-run that a signal ended."""
 
@@ -52,28 +42,13 @@ def demo(
     console = Console(highlight=False, soft_wrap=True)
     try:
         asyncio.run(_demo(console, once))
-    except NotAsPromised as error:
+    except (NotAsPromised, NotStarted) as error:
         console.print(f"[bold red]Not as promised:[/] {escape(str(error))}")
         raise typer.Exit(1) from None
     except asyncio.CancelledError:
         with suppress(OSError):  # the terminal may be gone
             console.print("Stopped.")
         raise typer.Exit(STOPPED if once else 0) from None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the demonstration runs."""
-
-    folder: Path
-    smtp: int
-    api: int
-    sink: int
-
-    @property
-    def config(self) -> Path:
-        """The configuration file of the relay."""
-        return self.folder / "relay.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +62,13 @@ class Names:
 
 
 async def _demo(console: Console, is_once: bool) -> None:
-    _stop_at_a_signal()
-    folder = Path(tempfile.mkdtemp(prefix="relay-demo-"))
-    try:
-        place = Place(folder, _port(2525), _port(8025), _port(2600))
+    end_at_a_signal()
+    with found_place("relay-demo-", smtp=2525, api=8025, sink=2600) as place:
         sink = Sink("127.0.0.1", place.sink)
         await sink.start()
         try:
-            async with _relay(place, console) as process:
+            console.print(f"relay serve --config {place.config}")
+            async with started(place, {"smtp": {"workers": 2}}, lambda said: console.print(f"  {escape(said)}")) as process:
                 names = await _provision(place, console)
                 await _self_run(place, names, sink, console)
                 if not is_once:
@@ -102,84 +76,18 @@ async def _demo(console: Console, is_once: bool) -> None:
                     raise NotAsPromised(f"the relay ended with status {await process.wait()}")
         finally:
             await sink.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _stop_at_a_signal() -> None:
-    """Let the first signal, a closed terminal's too, end the demonstration from wherever it is; what is open is then closed in order."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    assert task is not None
-    signals = [number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
-
-    def on_signal() -> None:
-        for number in signals:
-            loop.add_signal_handler(number, lambda: None)  # a second one would cut the closing short
-        task.cancel()
-
-    for number in signals:
-        loop.add_signal_handler(number, on_signal)
-
-
-def _port(wanted: int) -> int:
-    """The port if it is free, else any other."""
-    for port in (wanted, 0):
-        with closing(socket.socket()) as sock, suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection that just ended does not count
-            sock.bind(("127.0.0.1", port))
-            found: int = sock.getsockname()[1]
-            return found
-    raise NotAsPromised("no free port on 127.0.0.1")
-
-
-@asynccontextmanager
-async def _relay(place: Place, console: Console) -> AsyncIterator[asyncio.subprocess.Process]:
-    place.config.write_text(
-        f'[smtp]\nhostname = "relay.example"\nworkers = 2\n'
-        f"[[smtp.listen]]\nport = {place.smtp}\nauth_without_tls = true\n"
-        f"[api]\nport = {place.api}\n[upstream]\nport = {place.sink}\n"
-        f'[data]\ndirectory = "{place.folder / "data"}"\n[journal]\nfile = "{place.folder / "journal.log"}"\n'
-    )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "relay", "serve", "--config", str(place.config), env=environment,
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, start_new_session=True,
-        preexec_fn=die_with(os.getpid()),
-    )  # fmt: skip
-    try:
-        console.print(f"relay serve --config {place.config}")
-        await _await_ready(process, console)
-        yield process
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-            await process.wait()
-
-
-async def _await_ready(process: asyncio.subprocess.Process, console: Console) -> None:
-    assert process.stderr is not None
-    said = ""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(STARTING):
-            while line := (await process.stderr.readline()).decode("utf-8", "replace"):
-                said = line.strip()
-                console.print(f"  {escape(said)}")
-                if said.startswith("relay is ready"):
-                    return
-    raise NotAsPromised(f"the relay did not get ready: {said}")
 
 
 async def _provision(place: Place, console: Console) -> Names:
     """An owner as an operator makes one, a user as a vendor's client does."""
-    async with opened(place.config) as door:
-        owner, token = await door.provisioning.add_owner("demo")
-    console.print(f"\nowner {owner.owner_id} made, as by: relay owner add demo --config {place.config}")
-    body = {"owner_id": owner.owner_id, "token": token, "total_limit": TOTAL, "hourly_limit": HOURLY}
+    owner_id, token = await add_owner(place, "demo")
+    console.print(f"\nowner {owner_id} made, as by: relay owner add demo --config {place.config}")
+    body = {"owner_id": owner_id, "token": token, "total_limit": TOTAL, "hourly_limit": HOURLY}
     answer = await asyncio.to_thread(_call, f"http://127.0.0.1:{place.api}/v1.0/settings/addSmtp", body)
     if answer.get("status") != "success":
         raise NotAsPromised(f"addSmtp answered {answer}")
     console.print(f"user {answer['smtp_user_name']} made by POST /v1.0/settings/addSmtp: hourly limit {HOURLY}, total limit {TOTAL}\n")
-    return Names(owner.owner_id, token, answer["smtp_user_name"], answer["smtp_password"])
+    return Names(owner_id, token, answer["smtp_user_name"], answer["smtp_password"])
 
 
 def _call(url: str, body: dict[str, Any] | None = None, basic: str = "") -> dict[str, Any]:
@@ -188,7 +96,7 @@ def _call(url: str, body: dict[str, Any] | None = None, basic: str = "") -> dict
         headers["Authorization"] = "Basic " + base64.b64encode(basic.encode()).decode()
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(url, data, headers)  # noqa: S310
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+    with direct().open(request, timeout=30) as answer:
         found: dict[str, Any] = json.load(answer)
         return found
 

@@ -34,6 +34,18 @@ class Attempt:
     """The reply's text without its code; lines joined by newlines."""
     stage: Stage | None = None
     """Where it was refused or fell silent; None for a 250 to the final dot."""
+    entered_at: float = 0.0
+    """When its connection had logged in, time.time(); 0.0 where that was not noted."""
+    due: float = 0.0
+    """When its pattern wanted it sent, time.monotonic(); 0.0 where it was sent as soon as there was a connection for it."""
+
+    @property
+    def latency(self) -> float:
+        """Seconds to the last word, from the instant it was due where there is one.
+
+        A load that waits for a slow server sends late; counted from the sending, the messages that had to wait would hide the wait.
+        """
+        return self.replied - (self.due or self.started)
 
     @property
     def is_taken(self) -> bool:

@@ -1,13 +1,11 @@
 """One connection of a sink: SMTP from the server's side (RFC 5321), told what to do otherwise by the sink's script.
 
 Promises: data ends at CRLF.CRLF and nowhere else, and a chunk where its size says (RFC 3030); commands are taken one by one from whatever
-has come; addresses beyond ASCII are taken only with SMTPUTF8 (RFC 6531); nothing that came before a TLS handshake survives it (RFC 3207
-section 4.2).
+has come; addresses beyond ASCII are taken only with SMTPUTF8 (RFC 6531). TLS is left to `secured`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
@@ -15,11 +13,11 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from relay.loadkit.message import identify, unstuff
 from relay.loadkit.received import Received
-from relay.loadkit.scripted import Scripted
+from relay.loadkit.secured import Secured
 
 if TYPE_CHECKING:
     from relay.loadkit.sink import Sink
@@ -28,38 +26,51 @@ MAX_LINE = 12_288
 """Octets of a command; AUTH lines may be this long (RFC 4954 section 4)."""
 
 _PATH = re.compile(r"(FROM|TO):[ ]?<(?:@[^:>]*:)?([^>]*)>(?: (.*))?", re.IGNORECASE)
-_CHUNK = re.compile(r"([0-9]{1,15})( +LAST)?", re.IGNORECASE)
+CHUNK = re.compile(r"([0-9]{1,15})( +LAST)?", re.IGNORECASE)
 _FEATURE_OF = {
     "SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "RET": "DSN", "ENVID": "DSN", "NOTIFY": "DSN", "ORCPT": "DSN",
 }  # fmt: skip
 
-OK = b"250 2.0.0 Ok\r\n"
-MAIL_OK = b"250 2.1.0 Sender ok\r\n"
-RCPT_OK = b"250 2.1.5 Recipient ok\r\n"
-DATA_OK = b"354 End data with <CR><LF>.<CR><LF>\r\n"
-AUTH_OK = b"235 2.7.0 Authentication succeeded\r\n"
-BYE = b"221 2.0.0 Bye\r\n"
-TOO_BIG = b"552 5.3.4 Message too big\r\n"
+
+class Words(NamedTuple):
+    """What a server of some kind says."""
+
+    ok: bytes = b"250 2.0.0 Ok\r\n"
+    mail_ok: bytes = b"250 2.1.0 Sender ok\r\n"
+    rcpt_ok: bytes = b"250 2.1.5 Recipient ok\r\n"
+    data_ok: bytes = b"354 End data with <CR><LF>.<CR><LF>\r\n"
+    auth_ok: bytes = b"235 2.7.0 Authentication succeeded\r\n"
+    bye: bytes = b"221 2.0.0 Bye\r\n"
+    too_big: bytes = b"552 5.3.4 Message too big\r\n"
+    unknown: bytes = b"500 5.5.2 Command not recognised\r\n"
+    out_of_order: bytes = b"503 5.5.1 Bad sequence of commands\r\n"
+    no_mail: bytes = b"503 5.5.1 Need MAIL first\r\n"
+    no_recipients: bytes = b"503 5.5.1 No valid recipients, or BDAT was used\r\n"
+    no_login: bytes = b"530 5.7.0 Authentication required\r\n"
+    wrong_login: bytes = b"535 5.7.8 Authentication credentials invalid\r\n"
+    vrfy: bytes = b"252 2.5.0 Send some mail\r\n"
+    no_mechanism: bytes = b"504 5.5.4 Mechanism not known\r\n"
 
 
-class Conversation(Scripted):
+class Conversation(Secured):
     """One connection."""
+
+    words: ClassVar[Words] = Words()
 
     def __init__(self, sink: Sink) -> None:
         super().__init__(sink)
         self._scanned = 0
         self._in_data = False
         self._chunk: tuple[int, bool] | None = None
-        self._is_secure = False
         self._helo = ""
         self._user = ""
         self._auth: Callable[[bytes], None] | None = None
-        self._handshake: asyncio.Task[None] | None = None
         self._reset()
         self._commands: dict[bytes, Callable[[str], None]] = {
             b"HELO": self._on_helo, b"EHLO": self._on_ehlo, b"STARTTLS": self._on_starttls, b"AUTH": self._on_auth,
             b"MAIL": self._on_mail, b"RCPT": self._on_rcpt, b"DATA": self._on_data, b"BDAT": self._on_bdat, b"RSET": self._on_rset,
-            b"QUIT": self._on_quit, b"NOOP": lambda _: self._say(OK), b"VRFY": lambda _: self._say(b"252 2.5.0 Send some mail\r\n"),
+            b"QUIT": self._on_quit, b"NOOP": lambda _: self._say(self.words.ok),
+            b"VRFY": lambda _: self._say(self.words.vrfy),
         }  # fmt: skip
 
     # -- commands ------------------------------------------------------------------------------------------------------------
@@ -81,14 +92,17 @@ class Conversation(Scripted):
         if self._auth is not None:
             then, self._auth = self._auth, None
             then(line)
-            return True
+        else:
+            self._obey(line)
+        return True
+
+    def _obey(self, line: bytes) -> None:
         verb, _, rest = line.partition(b" ")
         command = self._commands.get(verb.upper())
         if command is None:
-            self._say(b"500 5.5.2 Command not recognised\r\n")
+            self._say(self.words.unknown)
         else:
             command(rest.decode("utf-8", "surrogateescape").strip())
-        return True
 
     def _reset(self) -> None:
         self._sender = None
@@ -101,16 +115,21 @@ class Conversation(Scripted):
         self._answer("ehlo", (name,), f"250 {self._manners.hostname}\r\n".encode("ascii"), lambda: self._greeted(name))
 
     def _on_ehlo(self, name: str) -> None:
+        lines = self._offers(name)
+        text = "".join(f"250-{line}\r\n" for line in lines[:-1]) + f"250 {lines[-1]}\r\n"
+        self._answer("ehlo", (name,), text.encode("ascii"), lambda: self._greeted(name))
+
+    def _offers(self, name: str) -> list[str]:
+        """The lines of the reply to EHLO."""
         manners = self._manners
         lines = [manners.hostname, *sorted(manners.features - {"SIZE"})]
         if "SIZE" in manners.features:
             lines.append(f"SIZE {manners.max_size}")
         if manners.tls == "starttls" and not self._is_secure:
             lines.append("STARTTLS")
-        if manners.credentials is not None:
+        if manners.has_auth:
             lines.append("AUTH PLAIN LOGIN")
-        text = "".join(f"250-{line}\r\n" for line in lines[:-1]) + f"250 {lines[-1]}\r\n"
-        self._answer("ehlo", (name,), text.encode("ascii"), lambda: self._greeted(name))
+        return lines
 
     def _greeted(self, name: str) -> None:
         self._helo = name or "?"
@@ -119,15 +138,15 @@ class Conversation(Scripted):
     def _on_mail(self, rest: str) -> None:
         found = _PATH.fullmatch(rest)
         if not self._helo or self._sender is not None:
-            self._say(b"503 5.5.1 Bad sequence of commands\r\n")
-        elif self._manners.credentials is not None and not self._user:
-            self._say(b"530 5.7.0 Authentication required\r\n")
+            self._say(self.words.out_of_order)
+        elif self._manners.has_auth and not self._user:
+            self._say(self.words.no_login)
         elif found is None or found[1].upper() != "FROM":
             self._say(b"501 5.5.4 Syntax: MAIL FROM:<address>\r\n")
         elif problem := self._check(found[2], found[3] or "", found[3] or ""):
             self._say(problem)
         else:
-            self._answer("mail", (found[2],), MAIL_OK, lambda: self._begin_mail(found[2], found[3] or ""), found[2])
+            self._answer("mail", (found[2],), self.words.mail_ok, lambda: self._begin_mail(found[2], found[3] or ""), found[2])
 
     def _begin_mail(self, sender: str, params: str) -> None:
         self._sender, self._mail_params = sender, params
@@ -135,13 +154,17 @@ class Conversation(Scripted):
     def _on_rcpt(self, rest: str) -> None:
         found = _PATH.fullmatch(rest)
         if self._sender is None:
-            self._say(b"503 5.5.1 Need MAIL first\r\n")
+            self._say(self.words.no_mail)
         elif found is None or found[1].upper() != "TO" or not found[2]:
             self._say(b"501 5.5.4 Syntax: RCPT TO:<address>\r\n")
         elif problem := self._check(found[2], found[3] or "", self._mail_params):
             self._say(problem)
         else:
-            self._answer("rcpt", (found[2],), RCPT_OK, lambda: self._add_recipient(found[2], found[3] or ""))
+            self._answer("rcpt", (found[2],), self._welcome(found[2]), lambda: self._add_recipient(found[2], found[3] or ""))
+
+    def _welcome(self, address: str) -> bytes:
+        """What is said to a recipient that is taken."""
+        return self.words.rcpt_ok
 
     def _add_recipient(self, address: str, params: str) -> None:
         # One string for all the messages to an address: a sink holds many.
@@ -157,29 +180,29 @@ class Conversation(Scripted):
         for param in params.split():
             key, _, value = param.partition("=")
             key = key.upper()
-            known = self._manners.credentials is not None if key == "AUTH" else _FEATURE_OF.get(key) in self._manners.features
+            known = self._manners.has_auth if key == "AUTH" else _FEATURE_OF.get(key) in self._manners.features
             if not known:
                 return b"555 5.5.4 Parameter not recognised\r\n"
             if key == "SIZE" and (not value.isdigit() or int(value) > self._manners.max_size):
-                return TOO_BIG if value.isdigit() else b"501 5.5.4 SIZE is a number\r\n"
+                return self.words.too_big if value.isdigit() else b"501 5.5.4 SIZE is a number\r\n"
         return b""
 
     def _on_data(self, rest: str) -> None:
         if rest:
             self._say(b"501 5.5.4 DATA takes no parameter\r\n")
         elif self._sender is None or not self._recipients or self._content is not None:
-            self._say(b"503 5.5.1 No valid recipients, or BDAT was used\r\n")
+            self._say(self.words.no_recipients)
         else:
-            self._answer("data", self._recipients, DATA_OK, self._begin_data)
+            self._answer("data", self._recipients, self.words.data_ok, self._begin_data)
 
     def _begin_data(self) -> None:
         self._in_data, self._scanned = True, 0
 
     def _on_rset(self, _: str) -> None:
-        self._answer("rset", (), OK, self._reset)
+        self._answer("rset", (), self.words.ok, self._reset)
 
     def _on_quit(self, _: str) -> None:
-        self._answer("quit", (), BYE, self._leave)
+        self._answer("quit", (), self.words.bye, self._leave)
 
     # -- the message ---------------------------------------------------------------------------------------------------------
 
@@ -201,18 +224,30 @@ class Conversation(Scripted):
         return True
 
     def _end_message(self, wire: bytes, read: Callable[[bytes], bytes]) -> None:
-        if len(wire) > self._manners.max_size:
-            self._say(TOO_BIG)
+        content = read(wire)
+        if objection := self._objection(content):
+            self._say(objection)
             self._reset()
             return
-        self._pending = self._record(read(wire))
+        self._pending = self._record(content)
         number = self._sink.intake.answered + 1
         recipients, sender = self._recipients, self._sender
         self._reset()
-        self._answer("dot", recipients, b"250 2.0.0 Ok: queued as %d\r\n" % number, self._accept, sender)
+        self._answer("dot", recipients, self._taken(number), self._accept, sender)
+
+    def _objection(self, content: bytes) -> bytes:
+        """What is said against a message as it is."""
+        return self._too_big() if len(content) > self._manners.max_size else b""
+
+    def _too_big(self) -> bytes:
+        return self.words.too_big
+
+    def _taken(self, number: int) -> bytes:
+        """What is said to the `number`th message."""
+        return b"250 2.0.0 Ok: queued as %d\r\n" % number
 
     def _on_bdat(self, rest: str) -> None:
-        found = _CHUNK.fullmatch(rest)
+        found = CHUNK.fullmatch(rest)
         if "CHUNKING" not in self._manners.features:
             self._say(b"502 5.5.1 BDAT is not offered\r\n")
         elif found is None:
@@ -231,15 +266,19 @@ class Conversation(Scripted):
         del self._buffer[:size]
         self._chunk = None
         if self._sender is None or not self._recipients:
-            self._say(b"503 5.5.1 No valid recipients\r\n")
+            self._say(self._unready())
         elif is_last:
             self._end_message(content, bytes)
         elif len(content) > self._manners.max_size:
-            self._say(TOO_BIG)
+            self._say(self._too_big())
             self._reset()
         else:
             self._keep_chunk(content, size)
         return True
+
+    def _unready(self) -> bytes:
+        """What a message hears that has no envelope."""
+        return self.words.no_recipients
 
     def _keep_chunk(self, content: bytes, size: int) -> None:
         """Go on with the transaction where the script does not refuse the chunk, which ends it."""
@@ -274,31 +313,15 @@ class Conversation(Scripted):
         else:
             self._answer("starttls", (), b"220 2.0.0 Ready to start TLS\r\n", self._begin_tls)
 
-    def _begin_tls(self) -> None:
-        self._is_held = True
-        self._buffer.clear()
-        self._transport.pause_reading()
-        self._handshake = asyncio.get_running_loop().create_task(self._shake_hands())
-
-    async def _shake_hands(self) -> None:
-        assert self._manners.certificate is not None
-        loop = asyncio.get_running_loop()
-        try:
-            secured = await loop.start_tls(self._transport, self, self._manners.certificate, server_side=True)
-        except (OSError, asyncio.CancelledError):
-            secured = None
-        if secured is None:
-            self._transport.abort()
-            self.connection_lost(None)  # which nobody else calls during a handshake
-            return
-        self._transport = secured
-        self._is_held, self._is_secure, self._helo, self._user = False, True, "", ""
+    def _secured(self) -> None:
+        self._helo = self._user = ""
         self._reset()
-        self._work()
+        if self._manners.tls == "implicit":
+            self._greet()
 
     def _on_auth(self, rest: str) -> None:
         mechanism, _, initial = rest.partition(" ")
-        if self._manners.credentials is None or self._user or self._sender is not None:
+        if not self._manners.has_auth or self._user or self._sender is not None:
             self._say(b"503 5.5.1 AUTH not available\r\n")
         elif mechanism.upper() == "PLAIN" and initial:
             self._on_plain(initial.encode("ascii", "replace"))
@@ -309,7 +332,7 @@ class Conversation(Scripted):
         elif mechanism.upper() == "LOGIN":
             self._ask(b"Username:", self._on_login_name)
         else:
-            self._say(b"504 5.5.4 Mechanism not known\r\n")
+            self._say(self.words.no_mechanism)
 
     def _ask(self, prompt: bytes, then: Callable[[bytes], None]) -> None:
         self._auth = then
@@ -324,10 +347,10 @@ class Conversation(Scripted):
         self._ask(b"Password:", lambda line: self._verify(user, _decode(line)))
 
     def _verify(self, user: str, password: str) -> None:
-        if not user or (self._manners.credentials or {}).get(user) != password:
-            self._say(b"535 5.7.8 Authentication credentials invalid\r\n")
+        if not user or not (self._manners.is_open or (self._manners.credentials or {}).get(user) == password):
+            self._say(self.words.wrong_login)
         else:
-            self._answer("auth", (user,), AUTH_OK, lambda: self._logged_in(user))
+            self._answer("auth", (user,), self.words.auth_ok, lambda: self._logged_in(user))
 
     def _logged_in(self, user: str) -> None:
         self._user = sys.intern(user)

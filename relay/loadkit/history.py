@@ -1,4 +1,4 @@
-"""What the journals of a relay's nodes say was taken and refused.
+"""What the journals of a relay's nodes say was taken, refused and rejected.
 
 Promise: the order of files and lines does not matter. A line that cannot be read (a node killed while it wrote) is counted, not guessed.
 """
@@ -11,12 +11,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 DECIDING = 500_000
 """µs that a refusal may have been decided before its journal line was written: the store's answer travels, a busy worker lags."""
 
-_WANTED = ('"taken"', '"settled"', '"refused"', '"rejected"', '"overdraft"')
+_WANTED = frozenset((
+    "taken", "settled", "settled_before", "refused", "rejected", "overdraft", "charge_kept", "charge_at_risk", "delivered",
+    "change_overtaken", "in_doubt", "killed_in_flight",
+))  # fmt: skip
+_NAME = '"event":"'
 
 
 @dataclass(slots=True)
@@ -33,15 +37,30 @@ class Commit:
     recipients: int | None = None
     """Distinct ones; None where only the settling was journaled."""
     is_overdraft: bool = False
+    is_unexplained: bool = False
+    """It is said to be an overdraft, and nothing says that its charge was late: it is judged as any other."""
+    is_loose: bool = False
+    """It was recorded, but before the line that says so: its instant is known only roughly."""
+    spooled: int = 0
+    """Recipients whom the smarthost had not taken when the client was answered."""
+    doubt: int = 0
+    """µs that it may lie before its instant (of a foreign server)."""
 
     @property
     def instant(self) -> int:
         """When it counts from; the journal's own time stands in for what was never recorded."""
         return self.at or self.told
 
+    @property
+    def earliest(self) -> int:
+        """The first instant at which it may have been committed."""
+        return self.instant - self.doubt
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+
+Outcome = Literal["rejected", "deferred", "taken"]
+
+
+class Refusal(NamedTuple):
     """One message refused before 354. The decision lies between `earliest` and `latest`, µs."""
 
     user: str
@@ -51,22 +70,44 @@ class Refusal:
     latest: int
 
 
+class Rejection(NamedTuple):
+    """Recipients of one message that the smarthost refused for good."""
+
+    user: str
+    recipients: int
+    told: int
+    """When the journal line was written, µs by the node's clock: it was counted before, by DECIDING at most."""
+    outcome: Outcome
+    """What became of the message. Of a deferred one it is not known how many of its recipients were refused for good: these at most."""
+
+
 @dataclass(slots=True)
 class History:
     """All of it."""
 
     commits: dict[str, Commit] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
     in_doubt: Counter[str] = field(default_factory=Counter)
     """By user: messages not taken of which the smarthost's answer was never heard."""
     twice: list[str] = field(default_factory=list)
     """Ids that were taken more than once."""
+    kept: set[str] = field(default_factory=set)
+    """Ids whose charge had to wait for the store, as the relay said at once."""
+    late: set[str] = field(default_factory=set)
+    """Ids whose charge was recorded after its lease had lapsed, as the relay said when it recorded it."""
+    doubted: set[str] = field(default_factory=set)
+    """Ids of which a recipient may get a second copy: the smarthost's answer was not heard, or the process died at it."""
+    delivered: set[str] = field(default_factory=set)
+    """Ids that reached some of their recipients from the spool."""
+    overtaken: int = 0
+    """Users whose change was answered, as the relay said, although messages let in before it might still be taken."""
     unreadable: int = 0
 
     def by_user(self) -> dict[str, list[Commit]]:
-        """Every user's commits in order of their instants."""
+        """Every user's commits in order of their instants; of those at one instant the overdrafts last: they are what may exceed."""
         users: dict[str, list[Commit]] = {}
-        for commit in sorted(self.commits.values(), key=lambda c: c.instant):
+        for commit in sorted(self.commits.values(), key=lambda c: (c.at or c.told, c.is_overdraft)):
             users.setdefault(commit.user, []).append(commit)
         return users
 
@@ -78,7 +119,8 @@ def read_history(lines: Iterable[str]) -> History:
     overdrafts: set[str] = set()
     for line in lines:
         # Most lines of a journal are of no interest here, and reading JSON is what takes the time.
-        if not any(name in line for name in _WANTED):
+        start = line.find(_NAME) + len(_NAME)
+        if start < len(_NAME) or line[start : line.find('"', start)] not in _WANTED:
             continue
         try:
             event = json.loads(line)
@@ -87,30 +129,65 @@ def read_history(lines: Iterable[str]) -> History:
             history.unreadable += 1
     for id, commit in settled.items():
         known = history.commits.setdefault(id, commit)
-        known.at = known.at or commit.at
+        if commit.is_loose:
+            known.is_loose = not known.at  # its taking was journaled, without its instant: that is closer than what comes later
+        else:
+            known.at = known.at or commit.at
     for id in overdrafts & history.commits.keys():
-        history.commits[id].is_overdraft = True
+        commit = history.commits[id]
+        commit.is_overdraft = id in history.kept or id in history.late
+        commit.is_unexplained = not commit.is_overdraft
     return history
 
 
 def _read(event: dict[str, Any], history: History, settled: dict[str, Commit], overdrafts: set[str]) -> None:
     match event["event"]:
         case "taken":
-            commit = _commit(event)
-            commit.recipients = len(set(event["recipients"]))
-            if commit.id in history.commits:
-                history.twice.append(commit.id)
-            history.commits[commit.id] = commit
+            _read_taken(event, history)
         case "settled" if event["units"] > 0:
             commit = _commit(event)
             settled[commit.id] = commit
+            if event.get("late"):
+                history.late.add(commit.id)
+        case "settled_before" if event["units"] > 0:
+            commit = _commit(event)
+            commit.is_loose = True
+            settled.setdefault(commit.id, commit)
         case "overdraft":
             overdrafts.add(event["id"])
         case "refused":
             told = _microseconds(event["ts"])
             history.refusals.append(Refusal(event["user"], event["reason"], event["units"], told - DECIDING, told))
-        case "rejected" if event.get("outcome") == "in_doubt":
+        case "rejected":
+            _read_rejected(event, history)
+        case "charge_kept" | "charge_at_risk":
+            history.kept.add(event["id"])
+        case "in_doubt" | "killed_in_flight":
+            history.doubted.add(event["id"])
+        case "delivered":
+            history.delivered.add(event["id"])
+        case "change_overtaken":
+            history.overtaken += event["users"]
+
+
+def _read_taken(event: dict[str, Any], history: History) -> None:
+    commit = _commit(event)
+    commit.recipients = len(set(event["recipients"]))
+    commit.spooled = len(event.get("spooled", ()))
+    if commit.id in history.commits:
+        history.twice.append(commit.id)
+    history.commits[commit.id] = commit
+    if commit.recipients > commit.units:  # where recipients are counted, those not charged were refused for good
+        history.rejections.append(Rejection(commit.user, commit.recipients - commit.units, commit.told, "taken"))
+
+
+def _read_rejected(event: dict[str, Any], history: History) -> None:
+    match event.get("outcome"):
+        case "in_doubt":
             history.in_doubt[event["user"]] += 1
+        case "rejected" | "deferred" as outcome:
+            recipients = len(set(event["recipients"]))
+            history.rejections.append(Rejection(event["user"], recipients, _microseconds(event["ts"]), outcome))
 
 
 def _commit(event: dict[str, Any]) -> Commit:

@@ -4,19 +4,23 @@
 
     rcpt every=10 reply="450 4.2.0 busy"        dot p=0.01 drop          dot first=3 stall=30
     rcpt match=*@bad.example reply="550 5.1.1 no such user"              data stall=forever
+    dot from=5 to=15 reply="451 4.3.2 down"     dot stall=0.02..0.2      tls p=0.1 certificate=expired
 
-Stages      connect ehlo starttls auth mail rcpt data dot rset quit; a chunk of BDAT is data, the last one dot
-Conditions  all must hold; match and sender are looked at first, then first, every and p, which count only what matched
+Stages      connect ehlo starttls tls auth mail rcpt data dot rset quit; a chunk of BDAT is data, the last one dot; tls is where a
+            handshake begins, after the 220 to STARTTLS or at once where TLS is implicit
+Conditions  all must hold; match, sender, from and to are looked at first, then first, every and p, which count only what matched
   match=GLOB    the stage's subject: client address, EHLO name, user, sender (mail), recipient (rcpt), any accepted one (data, dot)
   sender=GLOB   the envelope's sender
+  from=SECONDS  since the sink began to listen  to=SECONDS  and not from then on
   first=N       the first N times       every=N       every Nth time       p=X           with this probability
 Actions     may be combined; a stall comes first
-  stall=SECONDS or stall=forever
+  stall=SECONDS or stall=LEAST..MOST, evenly spread, or stall=forever
   reply="..."   instead of the usual reply; `\\n` begins another line
   twice         the reply is sent a second time
   garbage       octets that are no reply, in place of it
   drop          abort the connection without a reply; drop=after: right after it
   close         close in order after the reply
+  certificate=expired or =wrong-name: shown in the handshake; tls takes this, stall, drop (no handshake at all) and garbage, no other
 
 A rule is asked only where the sink would otherwise say yes. Pure, but for the counts a script keeps of its own rules.
 """
@@ -32,8 +36,9 @@ from fnmatch import translate
 from random import Random
 from typing import Literal, get_args
 
-Stage = Literal["connect", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "dot", "rset", "quit"]
+Stage = Literal["connect", "ehlo", "starttls", "tls", "auth", "mail", "rcpt", "data", "dot", "rset", "quit"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+Flaw = Literal["expired", "wrong-name"]
 
 _CODED = re.compile(r"([2-5]\d\d)(?:[ -](.*))?", re.DOTALL)
 
@@ -50,6 +55,13 @@ class Action:
     is_garbage: bool = False
     drop: Literal["", "before", "after"] = ""
     is_close: bool = False
+    stall_most: float = 0.0
+    """Above `stall`: the seconds are drawn from between the two."""
+    certificate: Flaw | None = None
+
+    def pause(self, random: Random) -> float:
+        """Seconds to stall this time."""
+        return random.uniform(self.stall, self.stall_most) if self.stall_most > self.stall else self.stall
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +75,14 @@ class Rule:
     first: int | None = None
     every: int = 1
     probability: float | None = None
+    begins: float = 0.0
+    ends: float = math.inf
+    """Seconds since the sink's start."""
 
-    def concerns(self, subjects: Sequence[str], sender: str) -> bool:
-        """Whether the globs match."""
+    def concerns(self, subjects: Sequence[str], sender: str, elapsed: float) -> bool:
+        """Whether the time has come and the globs match."""
+        if not self.begins <= elapsed < self.ends:
+            return False
         if self.sender is not None and not self.sender.match(sender.lower()):
             return False
         return self.match is None or any(self.match.match(subject.lower()) for subject in subjects)
@@ -99,11 +116,11 @@ class Script:
         kept = (line.strip() for line in lines)
         return cls(tuple(parse_rule(line) for line in kept if line and not line.startswith("#")))
 
-    def decide(self, stage: Stage, subjects: Sequence[str], sender: str, random: Random) -> Action | None:
-        """What to do out of the ordinary, or None."""
+    def decide(self, stage: Stage, subjects: Sequence[str], sender: str, random: Random, elapsed: float = 0.0) -> Action | None:
+        """What to do out of the ordinary, or None, `elapsed` seconds after the sink's start."""
         for index in self._by_stage.get(stage, ()):
             rule = self.rules[index]
-            if rule.concerns(subjects, sender):
+            if rule.concerns(subjects, sender, elapsed):
                 self._counts[index] += 1
                 if rule.fires(self._counts[index], random):
                     return rule.action
@@ -129,13 +146,26 @@ def parse_rule(line: str) -> Rule:
             rule = _apply(rule, key, value if equals else None)
         except ValueError as error:
             raise ValueError(f"rule {line!r}: {error}") from None
-    if rule.action == Action():
-        raise ValueError(f"rule {line!r}: no action; one of reply, stall, drop, close, garbage, twice is needed")
+    if problem := _conflict(rule):
+        raise ValueError(f"rule {line!r}: {problem}")
     return rule
 
 
+def _conflict(rule: Rule) -> str:
+    """What is wrong with a rule as a whole."""
+    action = rule.action
+    if action == Action():
+        return "no action; one of reply, stall, drop, close, garbage, twice, certificate is needed"
+    if rule.begins >= rule.ends:
+        return f"from={rule.begins:g} is not before to={rule.ends:g}"
+    if rule.stage != "tls":
+        return "certificate belongs to the stage tls" if action.certificate else ""
+    is_fit = not action.reply and not action.is_twice and not action.is_close and action.drop != "after"
+    return "" if is_fit else "a handshake may stall, drop, be garbage or show a certificate; it has no reply"
+
+
 def _apply(rule: Rule, key: str, value: str | None) -> Rule:
-    if key in ("match", "sender", "first", "every", "p"):
+    if key in ("match", "sender", "first", "every", "p", "from", "to"):
         return _add_condition(rule, key, value)
     return replace(rule, action=_add_action(rule.action, key, value))
 
@@ -152,6 +182,10 @@ def _add_condition(rule: Rule, key: str, value: str | None) -> Rule:
             return replace(rule, first=_count(key, value))
         case "every":
             return replace(rule, every=_count(key, value))
+        case "from":
+            return replace(rule, begins=_number(key, value))
+        case "to":
+            return replace(rule, ends=_number(key, value))
     probability = _number(key, value)
     if not 0 <= probability <= 1:
         raise ValueError(f"p={value} is not between 0 and 1")
@@ -165,7 +199,12 @@ def _add_action(action: Action, key: str, value: str | None) -> Action:
         case "stall", "forever":
             return replace(action, stall=math.inf)
         case "stall", str(text) if text:
-            return replace(action, stall=_number(key, text))
+            least, most = _range(key, text)
+            return replace(action, stall=least, stall_most=most)
+        case "certificate", "expired" | "wrong-name":
+            return replace(action, certificate=value)
+        case "certificate", _:
+            raise ValueError(f"certificate={value} is neither certificate=expired nor certificate=wrong-name")
         case "reply" | "stall", _:
             raise ValueError(f"{key} needs a value")
         case "drop", None | "before":
@@ -204,6 +243,17 @@ def _count(key: str, value: str) -> int:
     if not value.isascii() or not value.isdigit() or int(value) < 1:
         raise ValueError(f"{key}={value} is not a whole number from 1")
     return int(value)
+
+
+def _range(key: str, value: str) -> tuple[float, float]:
+    """`LEAST..MOST`, or one number and 0."""
+    first, dots, last = value.partition("..")
+    if not dots:
+        return _number(key, first), 0.0
+    least, most = _number(key, first), _number(key, last)
+    if most <= least:
+        raise ValueError(f"{key}={value} is no range from less to more")
+    return least, most
 
 
 def _number(key: str, value: str) -> float:

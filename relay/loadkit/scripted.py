@@ -49,9 +49,17 @@ class Scripted(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self._sink.conversations.add(self)
         self._sink.intake.connections += 1
-        peer = str((self._transport.get_extra_info("peername") or ("",))[0])
-        self._answer("connect", (peer,), f"220 {self._manners.hostname} ESMTP\r\n".encode("ascii"))
+        self._greet()
+
+    def _greet(self) -> None:
+        self._answer("connect", (self._peer(),), self._greeting())
         self._flush()
+
+    def _greeting(self) -> bytes:
+        return f"220 {self._manners.hostname} ESMTP\r\n".encode("ascii")
+
+    def _peer(self) -> str:
+        return str((self._transport.get_extra_info("peername") or ("",))[0])
 
     def data_received(self, data: bytes) -> None:
         """Work through what has come."""
@@ -100,21 +108,23 @@ class Scripted(asyncio.Protocol):
         self, stage: Stage, subjects: Sequence[str], usual: bytes, then: Callable[[], None] | None = None, sender: str | None = None
     ) -> None:
         """Reply as the script has it, else as usual; `then` is done where the reply is positive."""
-        script = self._sink.script
-        sender = self._sender or "" if sender is None else sender
-        action = script.decide(stage, subjects, sender, self._sink.random) if script.rules else None
+        action = self._decide(stage, subjects, self._sender or "" if sender is None else sender)
         if action is None:
             if then is not None:
                 then()
             self._say(usual)
-        elif not action.stall:
+        elif not (seconds := action.pause(self._sink.random)):
             self._act(action, usual, then)
         else:
             self._is_held = True
-            if action.stall < math.inf:
+            if seconds < math.inf:
                 # A server that thinks does not see its client leave; one that never wakes would keep the dead connection.
                 self._transport.pause_reading()
-                self._timer = asyncio.get_running_loop().call_later(action.stall, self._resume, action, usual, then)
+                self._timer = asyncio.get_running_loop().call_later(seconds, self._resume, action, usual, then)
+
+    def _decide(self, stage: Stage, subjects: Sequence[str], sender: str) -> Action | None:
+        sink = self._sink
+        return sink.script.decide(stage, subjects, sender, sink.random, sink.elapsed) if sink.script.rules else None
 
     def _resume(self, action: Action, usual: bytes, then: Callable[[], None] | None) -> None:
         self._is_held = False

@@ -17,9 +17,9 @@ octet of each is written last, and taken away first.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import mmap
-import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path

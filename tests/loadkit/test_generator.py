@@ -12,6 +12,8 @@ import pytest
 from relay.loadkit.attempt import Attempt
 from relay.loadkit.generator import Load, RemoteTarget, resolve
 from relay.loadkit.message import Template, identify, stuff, unstuff
+from relay.loadkit.mixture import Mixture
+from relay.loadkit.pattern import Burst, Rate
 from relay.loadkit.sink import Sink
 from tests.loadkit.conftest import StartSink
 
@@ -148,11 +150,87 @@ async def test_a_rate_is_kept_and_seconds_end_the_load(start_sink: StartSink) ->
     assert 10 <= len(attempts) <= 21
 
 
+async def test_what_had_to_wait_for_a_slow_server_counts_from_when_it_was_due(start_sink: StartSink) -> None:
+    sink = await start_sink("dot first=1 stall=0.5", credentials=USERS)
+    run = load(sink, connections=1, messages=5, pattern=Burst(5, 60.0))
+    attempts = await run.run()
+    assert [attempt.due for attempt in attempts] == [run.began] * 5
+    assert min(attempt.latency for attempt in attempts) >= 0.5
+    assert sum(attempt.replied - attempt.started > 0.5 for attempt in attempts) == 1
+
+
+async def test_a_load_of_so_many_messages_ends_with_the_last_and_waits_for_no_other(start_sink: StartSink) -> None:
+    sink = await start_sink(credentials=USERS)
+    attempts = await load(sink, connections=4, messages=6, pattern=Burst(6, 60.0)).run()
+    assert len(attempts) == 6
+
+
+async def test_a_connection_that_was_lost_while_it_waited_is_made_anew_and_the_message_sent(start_sink: StartSink) -> None:
+    sink = await start_sink("dot first=1 close", credentials=USERS)
+    attempts = await load(sink, connections=1, messages=3, pattern=Rate(5.0)).run()
+    assert ends(attempts) == {(250, None): 3}
+    assert sink.intake.connections == 2
+
+
+@pytest.mark.parametrize("greeting", [(), ('ehlo reply="250 sink.example"',)], ids=["pipelined", "one by one"])
+async def test_to_be_told_to_go_in_answer_to_a_reset_is_on_record(start_sink: StartSink, greeting: tuple[str, ...]) -> None:
+    sink = await start_sink('data first=1 reply="451 4.0.0 busy"', 'rset reply="421 4.3.2 going" close', *greeting)
+    attempts = await Load("127.0.0.1", sink.port, connections=1, messages=3).run()
+    assert [(attempt.code, attempt.stage) for attempt in attempts] == [(451, "data"), (421, "mail"), (250, None)]
+    assert attempts[1].text == "4.3.2 going"
+
+
+async def test_sizes_and_recipients_may_vary_and_do_so_alike_for_the_same_seed(start_sink: StartSink) -> None:
+    sink = await start_sink(credentials=USERS)
+    seen = []
+    for _ in range(2):
+        run = load(sink, 1, size=Mixture.parse("300,5k-9k"), recipients=Mixture.parse("1-3"), seed=5)
+        attempts = await run.run()
+        seen.append([attempt.units for attempt in attempts])
+    assert seen[0] == seen[1]
+    assert set(seen[0]) == {1, 2, 3}
+    assert {len(message.recipients) for message in sink.messages} == {1, 2, 3}
+    assert min(message.size for message in sink.messages) < 1000 < 5000 < max(message.size for message in sink.messages)
+    assert sink.damaged == 0
+
+
+async def test_a_stubborn_load_tries_a_refused_login_again_with_the_password_it_is_given(start_sink: StartSink) -> None:
+    sink = await start_sink(credentials={"u1": "one", "u2": "changed"})
+    run = load(sink, connections=2, messages=30, is_stubborn=True)
+    sending = asyncio.create_task(run.run())
+    while not run.attempts:
+        await asyncio.sleep(0.01)
+    run.passwords["u2"] = "changed"
+    attempts = await sending
+    assert Counter(attempt.stage for attempt in attempts)["auth"] >= 1
+    assert {attempt.user for attempt in attempts if attempt.is_taken} == {"u1", "u2"}
+
+
+async def test_a_load_that_is_cancelled_ends_at_once_amid_a_message(start_sink: StartSink) -> None:
+    sink = await start_sink("data stall=forever", credentials=USERS)
+    run = load(sink, connections=2, messages=30)
+    sending = asyncio.create_task(run.run())
+    while sink.intake.replies[250] < 6:
+        await asyncio.sleep(0.01)
+    began = time.monotonic()
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    assert time.monotonic() - began < 20, "not the time-out of a reply"
+    assert len(run.attempts) == 2
+
+
 async def test_another_machine_is_not_dialled_unless_asked_for() -> None:
-    with pytest.raises(RemoteTarget, match=r"192\.0\.2\.1"):
+    with pytest.raises(RemoteTarget, match=r"192\.0\.2\.1.*--allow-remote"):
         await Load("192.0.2.1", 25, messages=1).run()
     assert await resolve("192.0.2.1", 25, allow_remote=True) == "192.0.2.1"
     assert await resolve("127.0.0.1", 25) == "127.0.0.1"
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a..b"])
+async def test_a_host_without_an_address_is_named(host: str) -> None:
+    with pytest.raises(OSError, match=f"^{host}: "):
+        await resolve(host, 25)
 
 
 def test_a_taken_attempt_names_the_relays_id() -> None:

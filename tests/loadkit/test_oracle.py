@@ -3,85 +3,18 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.loadkit.attempt import Attempt, Stage
-from relay.loadkit.history import read_history, read_journals
-from relay.loadkit.oracle import Evidence, judge, sequential
-from relay.loadkit.received import Received
-from relay.loadkit.verdict import Limits, Rules, Verdict
+from relay.loadkit.history import read_journals
+from relay.loadkit.oracle import Evidence, judge
+from relay.loadkit.refusal import sequential
+from relay.loadkit.verdict import Limits, Rules
 from relay.loadkit.window import Account, most_in_window
-
-EPOCH = 1_795_000_000
-WINDOW = 60.0
-US = 1_000_000
-
-
-class World:
-    """One user's story, told to all three records at once; `second`s count from EPOCH."""
-
-    def __init__(self, hourly: int | None = 2, total: int | None = 100) -> None:
-        self.limits = {"u": Limits(hourly, total)}
-        self.journal: list[dict[str, Any]] = []
-        self.attempts: list[Attempt] = []
-        self.received: list[Received] = []
-        self.count = 0
-
-    def attempt(self, second: float, code: int, text: str = "", stage: Stage | None = None, seconds: float = 0.01) -> Attempt:
-        self.count += 1
-        start = EPOCH + second - seconds
-        end = EPOCH + second
-        dot = end if stage in (None, "dot") else 0.0
-        made = Attempt(f"l{self.count}", "u", 0, 1, start, start, dot, end, end, code, text, stage)
-        self.attempts.append(made)
-        return made
-
-    def taken(self, second: float, units: int = 1, **more: Any) -> Attempt:
-        made = self.attempt(second, 250, f"2.0.0 r{self.count + 1} Ok")
-        self.write("taken", second, id=f"r{self.count}", units=units, at=round((EPOCH + second) * US), **more)
-        self.arrive(made.load_id, second)
-        return made
-
-    def refused(self, second: float, retry_after: int, text: str = "Hourly sending limit reached (2/2 messages)") -> None:
-        self.attempt(second, 451, f"4.7.0 {text}; retry-after={retry_after}", "data")
-        self.write("refused", second, reason="hourly" if "Hourly" in text else "in_flight", units=1, retry_after=retry_after)
-
-    def arrive(self, id: str, second: float, answered: bool = True, is_intact: bool = True, recipient: str = "b@s") -> None:
-        made = Received("a@c", (recipient,), "", ("",), 10, id, is_intact, "", EPOCH + second, answered=answered)
-        self.received.append(made)
-
-    def write(self, event: str, second: float, **fields: Any) -> None:
-        ts = datetime.fromtimestamp(EPOCH + second, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        line = {"ts": ts, "event": event, "node": "n1", "id": "x", "user": "u", "recipients": ["b@s"], "reply": "r", **fields}
-        self.journal.append(line)
-
-    def verdict(self, **rules: Any) -> Verdict:
-        history = read_history(json.dumps(line, separators=(",", ":")) for line in self.journal)
-        return judge(Evidence(self.attempts, history, self.received, self.limits), Rules(WINDOW, **rules))
-
-
-def faults(verdict: Verdict) -> set[str]:
-    return {finding.kind for finding in verdict.findings if finding.is_fault}
-
-
-def notes(verdict: Verdict) -> set[str]:
-    return {finding.kind for finding in verdict.findings if not finding.is_fault}
-
-
-def honest() -> World:
-    world = World()
-    world.taken(0)
-    world.taken(10)
-    world.refused(20, 41)
-    world.taken(60)
-    world.taken(70.5)
-    return world
+from tests.loadkit.story import EPOCH, US, WINDOW, World, check, faults, honest, notes
 
 
 def test_an_honest_history_holds() -> None:
@@ -90,7 +23,7 @@ def test_an_honest_history_holds() -> None:
     assert verdict.findings == ()
     [usage] = verdict.usages
     assert (usage.most, usage.taken) == (2, 4)
-    assert verdict.retry_after_error == pytest.approx((1.0, 1.0))
+    assert verdict.retry_after_error == pytest.approx((1.0, 1.0, 1.0))
     assert next(iter(verdict.lines())).startswith("every promise")
     assert json.loads(json.dumps(verdict.as_dict()))["holds"]
 
@@ -131,14 +64,28 @@ def test_an_overdraft_is_listed_apart_but_counts_against_what_follows() -> None:
     for second in (0, 1, 2):
         world.taken(second)
     world.write("overdraft", 2, id="r3", units=1, at=0, alarm=True)
+    assert faults(world.verdict()) == {"over the hourly limit"}, "nothing says that it was late"
+    for explanation in ("charge_kept", "charge_at_risk", "settled"):
+        del world.journal[4:]
+        world.write(explanation, 2, id="r3", units=1, at=(EPOCH + 2) * US, late=True)
+        assert world.verdict().holds
     verdict = world.verdict()
-    assert verdict.holds
     assert notes(verdict) == {"overdraft"}
     assert verdict.usages[0].overdrafts == 1
     world.taken(61.5)  # r1 and r2 have left the window, r3 has not
     assert world.verdict().holds
     world.taken(61.9)
     assert faults(world.verdict()) == {"over the hourly limit"}
+
+
+def test_where_an_overdraft_is_not_explained_the_limits_are_not_said_to_hold() -> None:
+    world = honest()
+    world.write("overdraft", 0, id="r1", units=1, at=0, alarm=True)
+    verdict = world.verdict()
+    assert verdict.holds
+    assert check(verdict, "over-admission (hourly)") is None
+    assert check(verdict, "over-admission (total)") is None
+    assert notes(verdict) == {"overdraft"}
 
 
 def test_a_250_that_is_not_in_the_journal_is_found() -> None:
@@ -187,6 +134,8 @@ def test_a_pending_charge_must_be_settled_later_and_counts_from_then() -> None:
     world.write("settled", 5, id="r1", units=1, at=at, late=False)
     assert world.verdict().holds
     world.journal[-1]["at"] = at + 5 * US
+    assert faults(world.verdict()) == {"over the hourly limit", "retry-after too early", "counted after the answer"}
+    world.write("charge_kept", 0, id="r1", units=1, alarm=True)
     assert faults(world.verdict()) == {"over the hourly limit", "retry-after too early"}
 
 
@@ -207,15 +156,36 @@ def test_a_lost_message_is_found() -> None:
     assert faults(world.verdict()) == {"lost"}
 
 
-def test_copies_and_missing_recipients_are_listed_but_are_no_fault() -> None:
+def test_a_copy_needs_its_record() -> None:
     world = honest()
     world.arrive("l1", 3)
-    world.arrive("l2", 3, recipient="c@s")
-    world.attempts[3].units = 2
     verdict = world.verdict()
-    assert verdict.holds
-    assert notes(verdict) == {"copies", "short of recipients"}
+    assert faults(verdict) == {"copies"}
     assert "1 messages" in next(str(finding) for finding in verdict.findings if finding.kind == "copies")
+    for event in ("in_doubt", "killed_in_flight"):
+        world.write(event, 2, id="r1")
+        verdict = world.verdict()
+        assert (faults(verdict), notes(verdict)) == (set(), {"copies"})
+        del world.journal[-1]
+    world.arrive("l1", 2, answered=False)
+    assert world.verdict().holds
+    del world.received[-1]
+    world.journal[0]["spooled"] = ["b@s"]
+    assert world.verdict().holds
+    assert judge(Evidence(world.attempts, None, world.received, world.limits), Rules(WINDOW)).holds, "only a journal could have its record"
+
+
+def test_a_recipient_that_the_spool_does_not_answer_for_must_be_reached() -> None:
+    world = honest()
+    world.attempts[-1].units = 2
+    world.journal[-1]["recipients"] = ["b@s", "c@s"]
+    assert faults(world.verdict()) == {"short of recipients"}
+    world.journal[-1]["spooled"] = ["c@s"]
+    verdict = world.verdict()
+    assert (faults(verdict), notes(verdict)) == (set(), {"short of recipients"})
+    assert check(verdict, "taken = sink") is None
+    world.arrive("l5", 90, recipient="c@s")
+    assert check(world.verdict(), "taken = sink") is True
 
 
 def test_damage_is_found() -> None:
@@ -295,7 +265,65 @@ def test_a_wrong_retry_after_is_found_where_nothing_else_was_under_way(told: int
 def test_without_records_nothing_is_claimed() -> None:
     verdict = judge(Evidence(), Rules())
     assert verdict.holds
+    assert not verdict.proves
+    assert next(verdict.lines()) == "NOTHING WAS JUDGED"
+    assert not verdict.as_dict()["holds"]
     assert notes(verdict) == {"nothing to judge by"}
+
+
+def test_where_nothing_happened_nothing_is_said_to_hold() -> None:
+    world = World()
+    world.ledger = {"u": 0}
+    for number in range(3):
+        world.attempt(number, 535, "5.7.8 Authentication failed", "auth").load_id = ""
+    for is_foreign in (False, True):
+        verdict = world.verdict(is_foreign)
+        assert {one.is_held for one in verdict.checks} == {None}
+        assert not verdict.proves
+    assert honest().verdict().proves
+
+
+def test_one_journaled_refusal_does_not_speak_for_those_that_are_not() -> None:
+    world = World(hourly=2)
+    world.taken(0)
+    world.taken(1)
+    world.refused(5, 56)
+    assert world.verdict().holds
+    for second in (70, 71):
+        world.attempt(second, 451, "4.7.0 Hourly sending limit reached (2/2 messages); retry-after=9", "data")
+    verdict = world.verdict()
+    assert "refused wrongly" in faults(verdict)
+    assert "2 for the hourly limit with room" in str(next(f for f in verdict.findings if f.kind == "refused wrongly"))
+
+
+def test_a_refusal_for_no_known_reason_is_counted_and_must_be_in_the_journal() -> None:
+    world = honest()
+    for second in range(30, 35):
+        world.attempt(second, 451, "4.3.0 Temporary backend failure", "data")
+    verdict = world.verdict()
+    assert faults(verdict) == {"refused wrongly"}
+    assert "not judged: 5 of no known reason" in "\n".join(verdict.lines())
+    for second in range(30, 35):
+        world.write("refused", second, reason="store", units=1, retry_after=None)
+    assert world.verdict().holds
+    world.attempt(36, 421, "4.3.2 Service shutting down", "data")
+    assert world.verdict().holds
+    verdict = world.verdict(is_foreign=True)
+    assert verdict.holds
+    assert "6 of no known reason" in "\n".join(verdict.lines())
+
+
+def test_the_hourly_limit_refuses_for_now_and_says_until_when() -> None:
+    for code, told, expected in (
+        (451, "; retry-after=41", set()),
+        (451, "", {"refused wrongly"}),
+        (550, "; retry-after=41", {"refused wrongly"}),
+    ):
+        world = World()
+        world.taken(0)
+        world.taken(10)
+        world.attempt(20, code, f"4.7.0 Hourly sending limit reached (2/2 messages){told}", "data")
+        assert faults(world.verdict()) == expected
 
 
 def test_journals_of_several_nodes_are_read_together_and_a_torn_line_is_counted(tmp_path: Path) -> None:

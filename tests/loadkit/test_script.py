@@ -54,6 +54,15 @@ def test_a_reply_of_several_lines_has_its_separators_put_right() -> None:
         ('rcpt reply="busy"', "reply code"),
         (r'rcpt reply="450 a\n451 b"', "another code"),
         ('rcpt reply="450', "quotation"),
+        ("rcpt stall=2..1", "no range"),
+        ("rcpt stall=1..", "not a number"),
+        ("rcpt from=x drop", "from=x"),
+        ("rcpt from=5 to=5 drop", "not before"),
+        ("rcpt from=5", "no action"),
+        ("dot certificate=expired", "stage tls"),
+        ("tls certificate=odd", "certificate=odd"),
+        ("tls reply='220 x'", "handshake"),
+        ("tls drop=after", "handshake"),
     ],
 )
 def test_a_wrong_rule_is_refused_by_what_is_wrong(line: str, fault: str) -> None:
@@ -84,6 +93,23 @@ def test_the_same_seed_gives_the_same_choices() -> None:
 
     assert run(1) == run(1) != run(2)
     assert 10 < sum(run(1)) < 40
+
+
+def test_a_rule_with_a_time_fires_then_and_counts_only_then() -> None:
+    script = Script.parse(["dot from=5 to=15 first=2 reply='451 4.3.2 down'"])
+    instants = [0.0, 4.999, 5.0, 20.0, 14.999, 15.0, 6.0]
+    assert [script.decide("dot", [], "", Random(1), at) is not None for at in instants] == [False, False, True, False, True, False, False]
+
+
+def test_a_stall_is_drawn_from_its_range_and_by_the_seed_alone() -> None:
+    action = parse_rule("dot stall=0.1..0.5").action
+    random = Random(5)
+    drawn = [action.pause(random) for _ in range(200)]
+    assert drawn == [action.pause(again) for again in [Random(5)] for _ in range(200)]
+    assert 0.1 <= min(drawn) < 0.15 and 0.45 < max(drawn) <= 0.5
+    assert parse_rule("dot stall=0..0.2").action.pause(Random(1)) > 0
+    assert parse_rule("dot stall=2").action.pause(Random(1)) == 2
+    assert parse_rule("tls certificate=wrong-name").action.certificate == "wrong-name"
 
 
 def test_the_first_rule_that_fires_wins_and_comments_are_skipped() -> None:
