@@ -222,7 +222,7 @@ class Quota(Section):
     rejected_factor: float = Field(2.0, ge=1.0)
     rejected_minimum: int = Field(50, ge=1)
     rejected_unlimited: int = Field(1000, ge=1)
-    records: int = Field(100, ge=0, le=10_000)
+    records: int = Field(100, ge=0, le=1_000_000)
 
 
 class Alternate(Section):

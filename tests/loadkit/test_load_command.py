@@ -47,8 +47,8 @@ async def against(sink: Sink, *words: str) -> tuple[int, bytes, bytes]:
     return process.returncode, out, err
 
 
-async def test_a_report_that_cannot_be_written_costs_no_verdict(start_sink: StartSink, tmp_path: Path) -> None:
-    sink, document = await start_sink(credentials={"a": "p"}), tmp_path / "found.json"
+async def test_a_report_that_cannot_be_written_costs_no_verdict(start_sink: StartSink, place: Path) -> None:
+    sink, document = await start_sink(credentials={"a": "p"}), place / "found.json"
     status, out, err = await against(sink, "--user", "a:p", "--hourly", "9", "--report", "/dev/full", "--report-json", str(document))
     assert status == 0, out + err
     assert b"every promise that could be checked held" in out
@@ -95,20 +95,20 @@ def test_of_many_users_the_fullest_are_told_and_the_others_counted() -> None:
     assert len(list(told(Verdict((), usages[:FULLEST])))) == 1 + FULLEST
 
 
-def test_a_relay_of_its_own_that_is_killed_is_told_at_once(tmp_path: Path) -> None:
+def test_a_relay_of_its_own_that_is_killed_is_told_at_once(place: Path) -> None:
     words = command("--window", "5", "--seconds", "90", "--connections", "2", "--rate", "20")
-    process = subprocess.Popen(words, env=surroundings(tmp_path), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, env=surroundings(place), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     began = time.monotonic()
-    while not (journals := list(tmp_path.glob("relay-loadtest-*/journal.log"))) or '"taken"' not in journals[0].read_text():
+    while not (journals := list(place.glob("relay-loadtest-*/journal.log"))) or '"taken"' not in journals[0].read_text():
         assert process.poll() is None and time.monotonic() < began + 60
         time.sleep(0.05)
     os.kill(_served(process.pid), signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (1, "relay: the relay ended amid the test, with status -9\n")
     ends = time.monotonic() + 20
-    while left(tmp_path) and time.monotonic() < ends:
+    while left(place) and time.monotonic() < ends:
         time.sleep(0.1)
-    assert not left(tmp_path)
+    assert not left(place)
 
 
 def _served(pid: int) -> int:

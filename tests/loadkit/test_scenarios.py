@@ -22,8 +22,8 @@ CASES = {
     "steady": ("2w", {"over-admission (hourly)", "taken = ledger", "taken = sink", "wrong refusals", "retry-after"}),
     "burst": ("2.2w", {"over-admission (hourly)", "wrong refusals"}),
     "many_connections": ("", {"over-admission (hourly)", "wrong refusals"}),
-    "edit": ("2.6w", {"over-admission (hourly)", "overtaken edits and disables"}),
-    "disable": ("2w", {"over-admission (hourly)", "overtaken edits and disables"}),
+    "edit": ("3.5w", {"over-admission (hourly)", "overtaken edits and disables"}),
+    "disable": ("2.4w", {"over-admission (hourly)", "overtaken edits and disables"}),
     "upstream_failing": ("2w", {"taken = ledger", "taken = sink", "rejected-mail cap"}),
 }
 """How long each is run, and what it must have judged."""
