@@ -102,7 +102,7 @@ def _unjudged(books: Books) -> str:
 
 def _figures(books: Books) -> str:
     sizes = [len(own) for _, own, _ in books.known()]
-    return f"{sum(sizes)} taken of {len(sizes)} users"
+    return f"{sum(sizes)} taken of {len(sizes)} user{'s' * (len(sizes) != 1)}"
 
 
 def _excess(kind: Kind, user: str, sums: Iterable[tuple[Commit, int]], limits: Course[float], rules: Rules) -> Iterator[Finding]:

@@ -13,9 +13,10 @@ from typing import Any
 
 from relay.loadkit import chart
 from relay.loadkit.bench import OURS, Curve, Findings, Round
-from relay.loadkit.page import STYLE
+from relay.loadkit.page import STYLE, table
 
 TITLE = "Benchmark of the relay"
+NUMBERS = ("messages/s#", "p50 ms#", "p99 ms#", "CPU µs#", "store µs#")
 
 
 def document(findings: Findings) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def page(findings: Findings) -> str:
         f'<header><h1>{TITLE}</h1><p class="dim">{escape(machine)} · {when}</p>'
         '<p class="dim">Load, relay, store and sink share the machine. '
         "Every message was accounted for: ledger = journal = sink.</p></header>",
-        *_cases(findings), *(_curve(curve) for curve in findings.curves), *_figures(findings),
+        *_cases(findings), *(part for curve in findings.curves for part in _curve(curve)), *_figures(findings),
         *(f"<figure>{picture}</figure>" for picture in pictures(findings).values()),
     ]  # fmt: skip
     return (
@@ -113,22 +114,17 @@ def page(findings: Findings) -> str:
 
 
 def _cases(findings: Findings) -> Iterator[str]:
-    if not findings.rounds:
-        return
-    yield "<h2>The whole path</h2>"
-    heads = ["", "", "messages/s", "p50 ms", "p99 ms", "CPU µs", "store µs", "the relay is"]
     rows = []
     for case, middle in _medians(findings):
         ratio = findings.ratio(case, middle.server) if middle.server != OURS else None
         times = f"{ratio:.1f} times as fast" if ratio is not None else ""
         rows.append(["" if ratio is not None else case, middle.server, *_numbers(middle), times])
-    yield _table(heads, rows)
+    yield from table("The whole path", ("", "", *NUMBERS, "the relay is"), rows, len(rows))
 
 
-def _curve(curve: Curve) -> str:
-    heads = [curve.x_label, "", "messages/s", "p50 ms", "p99 ms", "CPU µs", "store µs"]
+def _curve(curve: Curve) -> Iterator[str]:
     rows = [[f"{each.x:,.0f}", name, *_numbers(each)] for name, rounds in curve.series.items() for each in rounds]
-    return f"<h2>{escape(curve.name.capitalize())}</h2>{_table(heads, rows)}"
+    yield from table(escape(curve.name.capitalize()), (f"{escape(curve.x_label)}#", "", *NUMBERS), rows, len(rows))
 
 
 def _numbers(found: Round) -> list[str]:
@@ -136,16 +132,5 @@ def _numbers(found: Round) -> list[str]:
 
 
 def _figures(findings: Findings) -> Iterator[str]:
-    if findings.figures:
-        yield "<h2>Memory</h2>"
-        yield _table(["", "", ""], [[each.name, f"{each.value:,.1f} {each.unit}", each.text] for each in findings.figures])
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def cell(text: str, kind: str) -> str:
-        is_number = text[:1].isdigit()
-        return f"<{kind}{' class=n' if is_number else ''}>{escape(text)}</{kind}>"
-
-    head = "".join(cell(text, "th") for text in heads)
-    body = "".join(f"<tr>{''.join(cell(text, 'td') for text in row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+    rows = [[each.name, f"{each.value:,.1f} {each.unit}", each.text] for each in findings.figures]
+    yield from table("Memory", ("", "#", ""), rows, len(rows))

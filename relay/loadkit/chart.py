@@ -128,7 +128,7 @@ def _svg(title: str, size: tuple[int, int], parts: Sequence[str], is_empty: bool
 
 def _box(size: tuple[int, int], legend: str, marks: Sequence[Mark]) -> Box:
     top = 28 + (18 * (legend.count("<!--row-->")) if legend else 0) + (13 * min(3, len(marks)) if marks else 0)
-    return Box(58, top, size[0] - 14, size[1] - 40)
+    return Box(58, top, size[0] - 30, size[1] - 40)  # half of the last number stands beyond the end of its axis
 
 
 def _legend(names: Sequence[tuple[str, str]], width: int) -> str:

@@ -39,7 +39,7 @@ border-radius:6px}
 ul.checks{list-style:none;margin:0;padding:0}ul.checks li{display:grid;grid-template-columns:22px 250px 1fr;gap:4px;padding:2px 0}
 ul.checks b{color:var(--tone)}ul.checks span+span{overflow-wrap:anywhere}
 .findings{margin-top:10px;padding-left:20px}.findings li{overflow-wrap:anywhere}.findings b{color:var(--tone)}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(120px,1fr));gap:10px;margin:18px 0}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(108px,1fr));gap:10px;margin:18px 0}
 .figures div{background:var(--card);border:1px solid var(--line);border-radius:6px;padding:9px 12px}
 .figures b{display:block;font-size:21px;line-height:1.25;font-variant-numeric:tabular-nums}.figures span{color:var(--dim);font-size:13px}
 figure{margin:0 0 18px;break-inside:avoid}figure svg{width:100%}
@@ -188,7 +188,7 @@ def _answers(outcome: Outcome) -> Iterator[str]:
         (str(a.code) if a.code else "none", a.stage, _number(a.count), f"{a.count / count:.1%}", a.text[:SHOWN_TEXT])
         for a in series.answers(outcome.attempts)
     ]
-    yield from _table("Replies", ("code", "stage", "count#", "share#", "one of them"), rows, len(rows))
+    yield from table("Replies", ("code", "stage", "count#", "share#", "one of them"), rows, len(rows))
 
 
 def _users(outcome: Outcome) -> Iterator[str]:
@@ -208,7 +208,7 @@ def _users(outcome: Outcome) -> Iterator[str]:
         most, whole = ("", "") if usage is None else (_number(usage.most), _number(usage.taken))
         rows.append((name, _number(taken[name]), _number(refused[name]), most, hourly, whole, total))
     header = ("user", "250s#", "refused#", "most in a window#", "hourly limit#", "taken in all#", "total limit#")
-    yield from _table("Users", header, rows, len(names))
+    yield from table("Users", header, rows, len(names))
 
 
 def _changes(outcome: Outcome) -> Iterator[str]:
@@ -218,18 +218,18 @@ def _changes(outcome: Outcome) -> Iterator[str]:
         at = f"{change.answered / 1e6 - outcome.began_at:.3f}"
         rows.append((at, f"{(change.answered - change.asked) / 1e3:.1f}", change.user, what, change.error or "done"))
     if rows:
-        yield from _table("Changes while it ran", ("at, s#", "took, ms#", "user", "change", "answer"), rows, len(outcome.changes))
+        yield from table("Changes while it ran", ("at, s#", "took, ms#", "user", "change", "answer"), rows, len(outcome.changes))
 
 
 def _settings(outcome: Outcome) -> Iterator[str]:
     rules = outcome.rules
     rows = [(name, value) for name, value in outcome.settings.items()]
     rows.append(("judged by", f"a window of {rules.window_seconds:g} s, {rules.unit} counted, clocks within {rules.slack:g} s"))
-    yield from _table("Settings", ("setting", "value"), rows, len(rows))
+    yield from table("Settings", ("setting", "value"), rows, len(rows))
 
 
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], count: int) -> Iterator[str]:
-    """A table; a column whose name ends in # is of numbers."""
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], count: int) -> Iterator[str]:
+    """A table of the first rows of `count`, or nothing if there is none; a column whose name ends in # is of numbers."""
     if not rows:
         return
     kinds = [' class="n"' if name.endswith("#") else "" for name in header]
