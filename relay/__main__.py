@@ -1,10 +1,17 @@
-"""python -m relay."""
+"""python -m relay, and the command `relay`: an interrupt in the first second, while all is still being imported, is no fault."""
 
 import sys
 
 
 def main() -> None:
     """Be the command `relay`, or one process of a relay."""
+    try:
+        _begin()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _begin() -> None:
     if sys.argv[1:2] == ["worker"]:
         from relay.cli.process import run
 
