@@ -14,8 +14,6 @@ from relay.loadkit.attempt import Attempt
 from relay.loadkit.history import Commit, History
 from relay.loadkit.verdict import Finding, Opinion, Rules, pass_over, some, weigh
 
-NO_JOURNAL = "there is no journal"
-
 
 def judge_answers(attempts: Sequence[Attempt], history: History, rules: Rules) -> Opinion:
     """Every 250 is a message taken, and no more are taken than that."""

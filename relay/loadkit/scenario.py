@@ -74,7 +74,6 @@ Span = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=86400 * 365, a
 Length = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=86400 * 365, allow_inf_nan=False)]
 Numbers = Annotated[Mixture, PlainValidator(_mixture)]
 Limit = Annotated[int | None, PlainValidator(_limit)]
-Several = Annotated[tuple[Any, ...], Field(strict=False)]
 PerSecond = Annotated[float, BeforeValidator(_per_second), Field(gt=0, le=1e7, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 

@@ -9,7 +9,9 @@ from itertools import accumulate
 
 
 def running_sums(commits: Sequence[tuple[int, int]], width: int) -> Iterator[int]:
-    """For each (instant, units), in order of instants: the units in the window that ends with it."""
+    """For each (instant, units), in order of instants: the units in the window that ends with it. One of these is a fullest window: any
+    can be moved so that it ends with a commit, and loses none.
+    """
     low = held = 0
     for at, units in commits:
         held += units
@@ -17,11 +19,6 @@ def running_sums(commits: Sequence[tuple[int, int]], width: int) -> Iterator[int
             held -= commits[low][1]
             low += 1
         yield held
-
-
-def most_in_window(commits: Iterable[tuple[int, int]], width: int) -> int:
-    """The most units in any window. A fullest window can always be moved so that it ends with a commit."""
-    return max(running_sums(sorted(commits), width), default=0)
 
 
 def contained_sums(spans: Sequence[tuple[int, int, int]], width: int) -> Iterator[int]:

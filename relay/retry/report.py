@@ -41,11 +41,6 @@ class Reporting:
     """The entry is a report that failed: it is neither reported nor discarded, but to be held for a person. It stands waiting."""
 
 
-def is_content_needed(entry: Entry, standings: Sequence[Standing], is_warning: bool = False) -> bool:
-    """Whether reports_for will compose a report, for which it needs the message's content."""
-    return any(_wanted(entry, standing, is_warning) for standing in standings)
-
-
 def reports_for(
     entry: Entry, standings: Sequence[Standing], prefix: bytes, wire: bytes, *, new_id: Callable[[], str], hostname: str, now: float,
     remote: str = "", last_attempt: float | None = None, is_warning: bool = False, retry_until: float | None = None,
@@ -54,8 +49,8 @@ def reports_for(
     """Decide what is said of the entry's new standings, and write it.
 
     `failed` is reported on, discarded or undeliverable; `relayed` is reported on; `waiting` is, as delayed, if `is_warning`.
-    `remote` is the smarthost's name. `new_id` is called once for each report. `prefix` and `wire` may be empty where
-    is_content_needed says no. `now` and the entry's times are of the spool's clock; the calendar is `ahead` s ahead of it.
+    `remote` is the smarthost's name. `new_id` is called once for each report. `now` and the entry's times are of the spool's clock; the
+    calendar is `ahead` s ahead of it.
     """
     wanted: dict[Action, list[Standing]] = {"failed": [], "relayed": [], "delayed": []}
     after = tuple(_after(entry, standing) for standing in standings)

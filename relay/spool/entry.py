@@ -87,11 +87,6 @@ class Entry:
         """The standings that are still to be tried."""
         return tuple(standing for standing in self.standings if standing.state == "waiting")
 
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing is owed to anyone any more."""
-        return all(standing.state in SETTLED for standing in self.standings)
-
     def standings_after(self, verdicts: Verdicts) -> tuple[Standing, ...]:
         """The standings once those who waited have these verdicts."""
         return tuple(

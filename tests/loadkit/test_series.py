@@ -9,7 +9,7 @@ import pytest
 from relay.loadkit.change import Change
 from relay.loadkit.series import MOST_BINS, answers, bin_of, latency, occupancies, rates
 from relay.loadkit.verdict import Limits, Rules
-from relay.loadkit.window import most_in_window
+from relay.loadkit.window import running_sums
 from tests.loadkit.outcomes import BEGAN, attempt, commit, history, outcome
 
 
@@ -70,7 +70,7 @@ def test_the_peak_survives_however_much_is_thinned() -> None:
     subject = outcome([attempt(0)], 100.0, history=history(*commits), rules=Rules(7.0), limits={"app": Limits(5000, None)})
     [one] = occupancies(subject)
     assert len(one.points) < 1500
-    assert max(height for _, height in one.points) == one.peak == most_in_window([(c.instant, 1) for c in commits], 7_000_000)
+    assert max(height for _, height in one.points) == one.peak == max(running_sums(sorted((c.instant, 1) for c in commits), 7_000_000))
 
 
 def test_the_fullest_by_share_of_their_limit_come_first() -> None:
