@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import uuid
 from collections.abc import Awaitable, Callable
@@ -143,6 +144,16 @@ async def test_a_static_token_lets_its_owner_in_for_one_domain_until_it_is_revok
     told = [(line["event"], line["id"]) for line in lines if line["event"].startswith("token_")]
     assert told == [("token_issued", id), ("token_issued", every_id), ("token_revoked", id)]
     assert token not in log.read_text() and every not in log.read_text()
+
+
+async def test_a_static_token_without_an_end_is_let_in_though_the_clock_goes_on_while_it_is_looked_at(
+    store: Store, key: Key, registry: Registry, journal: Journal, owner: Owner
+) -> None:
+    ticks = itertools.count(NOW, 0.001)
+    tokens = Tokens(store, key, registry, journal, lambda: next(ticks))
+    _, token = await tokens.issue(owner.owner_id, "mine.example")
+    for _ in range(10):
+        assert await tokens.admit(token, "") == Caller(owner, "mine.example", "")
 
 
 async def test_a_static_token_speaks_for_nothing_but_what_it_was_issued_for(
