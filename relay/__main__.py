@@ -16,6 +16,11 @@ def _begin() -> None:
         from relay.cli.process import run
 
         run(sys.argv[2:])
+    elif sys.argv[1:2] in (["serve"], ["check"]):
+        # What the other commands need, the API's models above all, would be a fifth of a supervisor's memory and half of its start.
+        from relay.cli.serve import main as shell
+
+        shell()
     else:
         from relay.cli.app import main as shell
 

@@ -7,10 +7,7 @@ import typer
 from relay import __version__
 from relay.cli import accounts, bench, demo, ledger, load, queue, serve, sink, token, upstream
 
-app = typer.Typer(
-    name="relay", help="An SMTP relay that keeps per-user sending limits exactly.", no_args_is_help=True, add_completion=False,
-    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+app = serve.new_app()
 serve.add_commands(app)
 demo.add_commands(app)
 app.add_typer(accounts.owner, name="owner")

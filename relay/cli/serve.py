@@ -29,6 +29,21 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(check)
 
 
+def new_app() -> typer.Typer:
+    """The command `relay`, still without commands."""
+    return typer.Typer(
+        name="relay", help="An SMTP relay that keeps per-user sending limits exactly.", no_args_is_help=True, add_completion=False,
+        pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    )  # fmt: skip
+
+
+def main() -> None:
+    """The command `relay`, with this module's commands only."""
+    app = new_app()
+    add_commands(app)
+    app()
+
+
 def serve(
     config: Config = None,
     role: Annotated[str, typer.Option(help="Run one role only, smtp, retry or api; needs store.url.")] = "",
