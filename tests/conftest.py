@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,9 @@ from relay.loadkit.sink import Sink
 from relay.store import fitness
 from relay.store.client import Store
 from relay.store.embedded import Embedded
+
+# A relay is six processes: each would compile all of it anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture
@@ -31,6 +37,9 @@ async def server(place: Path) -> AsyncIterator[Embedded]:
     embedded = Embedded(place / "data", None, "256mb", lambda name, text: None)
     await embedded.start()
     yield embedded
+    if embedded.pid:
+        with suppress(ProcessLookupError):
+            os.kill(embedded.pid, signal.SIGKILL)  # nothing of it is wanted any more, and to end in order would take it 0.1 s
     await embedded.stop()
 
 

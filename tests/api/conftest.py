@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from relay.api.server import serve_api
 from relay.journal import Journal
 from relay.quota.ledger import Ledger
 from relay.quota.limit import Rules
+from relay.session.listener import bind
 from relay.spool.spool import Spool
 from relay.store.client import Store
 from relay.upstream.guard import Guard
@@ -98,7 +98,8 @@ async def house(store: Store, place: Path, spool: Spool | None, guesses: Guesses
         guard, "relay.example", spool,
     )  # fmt: skip
     app = create_app(rooms)
-    sock = socket.create_server(("127.0.0.1", 0))
+    sock = bind("127.0.0.1", 0, shared=False)  # as the relay does it: else each answer would wait 40 ms for an acknowledgement
+    sock.listen()
     stop = asyncio.Event()
     serving = asyncio.create_task(serve_api(app, sock, stop))
     yield House(settings, registry, provisioning, ledger, store, log, sock.getsockname()[1], stop, rooms)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from relay.api.listing import answer_pages
 from relay.api.rooms import address_of
 from relay.api.server import serve_api
 from relay.journal import Journal
+from relay.session.listener import bind
 from relay.store.client import StoreUnavailable
 
 
@@ -44,7 +44,8 @@ async def test_a_list_that_breaks_off_is_never_ended_as_if_it_were_whole(place: 
         return await answer_pages(pages_until(error), b"[", b"]", lambda page: b"0")
 
     app.add_middleware(Gate, journal=Journal(fd, "test"), max_body=100, on_bug=lambda path: Response(status_code=500))
-    stop, sock = asyncio.Event(), socket.create_server(("127.0.0.1", 0))
+    stop, sock = asyncio.Event(), bind("127.0.0.1", 0, shared=False)
+    sock.listen()
     serving = asyncio.create_task(serve_api(app, sock, stop))
     async with httpx.AsyncClient() as client:
         with pytest.raises(httpx.RemoteProtocolError):
@@ -71,7 +72,8 @@ async def test_a_client_is_whom_a_trusted_proxy_names_and_else_the_peer(trusted:
     def who(request: Request) -> str:
         return address_of(request)
 
-    stop, sock = asyncio.Event(), socket.create_server(("127.0.0.1", 0))
+    stop, sock = asyncio.Event(), bind("127.0.0.1", 0, shared=False)
+    sock.listen()
     serving = asyncio.create_task(serve_api(app, sock, stop, trusted_proxies=trusted))
     async with httpx.AsyncClient() as client:
         answer = await client.get(f"http://127.0.0.1:{sock.getsockname()[1]}/", headers={"X-Forwarded-For": forwarded})

@@ -41,8 +41,7 @@ def entered(relay: Relay, user: User, count: int) -> Iterator[list[smtplib.SMTP]
 
 
 async def test_connections_of_a_user_are_limited_over_all_workers(place: Path, sink: Sink) -> None:
-    async with running(place / "relay", sink.port, workers=2) as relay:
-        await relay.stop()
+    async with running(place / "relay", sink.port, workers=2, is_started=False) as relay:
         relay.config.write_text(relay.config.read_text().replace("workers = 2\n", f"workers = 2\nmax_connections_per_user = {LIMIT}\n"))
         await relay.start()
         user, other = await relay.add_user(), await relay.add_user()

@@ -16,6 +16,7 @@ from relay.loadkit.generator import Load
 from relay.loadkit.script import Script
 from relay.loadkit.sink import Sink
 from tests.running import Relay, User, running
+from tests.surroundings import until
 from tests.talking import logged_in, offer
 
 ROUNDS = 3
@@ -39,11 +40,11 @@ async def _delete(relay: Relay, user: User) -> None:
     await relay.cli("user", "delete", user.name)
 
 
-async def _busy(relay: Relay, user: User, change: Change, seconds: float = 2.5) -> tuple[float, list[float]]:
+async def _busy(relay: Relay, user: User, change: Change, seconds: float = 2.0) -> tuple[float, list[float]]:
     """Make the change amid traffic; the instant it was answered, and all commit instants (s)."""
     load = Load("127.0.0.1", relay.smtp, [(user.name, user.password)], connections=CONNECTIONS, seconds=seconds, size=500, patience=0.2)
     sending = asyncio.create_task(load.run())
-    await asyncio.sleep(1.0)
+    await until(lambda: sum(attempt.is_taken for attempt in load.attempts) > 5 * CONNECTIONS, what="traffic")
     await change(relay, user)
     answered = time.time()
     await sending

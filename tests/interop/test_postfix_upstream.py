@@ -7,18 +7,20 @@ import secrets
 import smtplib
 import ssl
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import trustme
 
 from tests.interop.postfix import Postfix, running_postfix
 from tests.peer import need
 from tests.running import Relay, User, free_port, running
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.peer]
 
 BODIES = {
     "plain": b"Hello,\r\nworld.\r\n",
@@ -34,31 +36,38 @@ class House:
     """A relay between its clients and Postfix."""
 
     relay: Relay
-    user: User
     postfix: Postfix
     trust: ssl.SSLContext
     starttls: int
     implicit: int
 
 
-@pytest.fixture
-async def house(place: Path) -> AsyncIterator[House]:
-    authority = trustme.CA()
-    certificate = authority.issue_cert("localhost", "127.0.0.1")
-    certificate.private_key_pem.write_to_path(place / "tls.key")
-    for number, blob in enumerate(certificate.cert_chain_pems):
-        blob.write_to_path(place / "tls.crt", append=number > 0)
-    trust = ssl.create_default_context()
-    authority.configure_trust(trust)
-    authority.cert_pem.write_to_path(place / "ca.crt")
-    starttls, implicit = free_port(), free_port()
-    doors = (
-        f"[smtp.tls]\ncertificate = '{place / 'tls.crt'}'\nkey = '{place / 'tls.key'}'\n"
-        f"[[smtp.listen]]\nport = {starttls}\ntls = 'starttls'\n[[smtp.listen]]\nport = {implicit}\ntls = 'implicit'\n"
-    )
-    with running_postfix(place / "postfix") as postfix:
-        async with running(place / "relay", postfix.port, doors) as relay:
-            yield House(relay, await relay.add_user(), postfix, trust, starttls, implicit)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def house() -> AsyncIterator[House]:
+    """One for all the tests of this file."""
+    with tempfile.TemporaryDirectory(prefix="relay-", ignore_cleanup_errors=True) as folder:
+        place = Path(folder)
+        authority = trustme.CA()
+        certificate = authority.issue_cert("localhost", "127.0.0.1")
+        certificate.private_key_pem.write_to_path(place / "tls.key")
+        for number, blob in enumerate(certificate.cert_chain_pems):
+            blob.write_to_path(place / "tls.crt", append=number > 0)
+        trust = ssl.create_default_context()
+        authority.configure_trust(trust)
+        starttls, implicit = free_port(), free_port()
+        doors = (
+            f"[smtp.tls]\ncertificate = '{place / 'tls.crt'}'\nkey = '{place / 'tls.key'}'\n"
+            f"[[smtp.listen]]\nport = {starttls}\ntls = 'starttls'\n[[smtp.listen]]\nport = {implicit}\ntls = 'implicit'\n"
+        )
+        with running_postfix(place / "postfix") as postfix:
+            async with running(place / "relay", postfix.port, doors) as relay:
+                yield House(relay, postfix, trust, starttls, implicit)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def user(house: House) -> User:
+    """Who has sent nothing yet."""
+    return await house.relay.add_user()
 
 
 def _message(body: bytes) -> tuple[bytes, bytes]:
@@ -68,14 +77,14 @@ def _message(body: bytes) -> tuple[bytes, bytes]:
     return mark, header + b"\r\n" + body
 
 
-def _send(house: House, tls: str, message: bytes) -> None:
+def _send(house: House, user: User, tls: str, message: bytes) -> None:
     if tls == "implicit":
         client: smtplib.SMTP = smtplib.SMTP_SSL("localhost", house.implicit, timeout=30, context=house.trust)
     else:
         client = smtplib.SMTP("localhost", house.starttls, timeout=30)
         client.starttls(context=house.trust)
     with client:
-        client.login(house.user.name, house.user.password)
+        client.login(user.name, user.password)
         assert client.sendmail("app@example.com", ["you@example.net"], message, ["BODY=8BITMIME"]) == {}
 
 
@@ -89,25 +98,25 @@ def _arrived(house: House, mark: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-async def test_smtplib_sends_through_the_relay_to_postfix_and_every_octet_arrives(house: House, tls: str) -> None:
+async def test_smtplib_sends_through_the_relay_to_postfix_and_every_octet_arrives(house: House, user: User, tls: str) -> None:
     for name, body in BODIES.items():
         mark, message = _message(body)
-        await asyncio.to_thread(_send, house, tls, message)
+        await asyncio.to_thread(_send, house, user, tls, message)
         found = await asyncio.to_thread(_arrived, house, mark)
         expected = message.replace(b"\r\n", b"\n")
         assert found == expected + (b"" if expected.endswith(b"\n") else b"\n"), name
-    usage = await house.relay.usage(house.user)
+    usage = await house.relay.usage(user)
     assert (usage["sent_total"], usage["in_flight"]) == (len(BODIES), 0)
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-async def test_swaks_sends_through_the_relay_to_postfix_and_every_octet_arrives(house: House, place: Path, tls: str) -> None:
+async def test_swaks_sends_through_the_relay_to_postfix_and_every_octet_arrives(house: House, user: User, place: Path, tls: str) -> None:
     swaks = need("swaks")
     mark, message = _message(BODIES["plain"] + b".dot\r\n")
     (place / "message").write_bytes(message.replace(b"\r\n", b"\n"))
     port = ["--port", str(house.implicit), "--tls-on-connect"] if tls == "implicit" else ["--port", str(house.starttls), "--tls"]
     command = [
-        swaks, "--server", "127.0.0.1", *port, "--auth", "PLAIN", "--auth-user", house.user.name, "--auth-password", house.user.password,
+        swaks, "--server", "127.0.0.1", *port, "--auth", "PLAIN", "--auth-user", user.name, "--auth-password", user.password,
         "--from", "app@example.com", "--to", "you@example.net", "--data", f"@{place / 'message'}", "--no-strip-from", "--suppress-data",
     ]  # fmt: skip
     run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)

@@ -222,7 +222,7 @@ async def test_an_entry_whose_book_is_damaged_is_not_in_the_others_way(bench: Be
     bench.user = other
     await bench.put()
     async with retrying():
-        await bench.until(lambda: bool(bench.events("delivered")))
+        await bench.until(lambda: bool(bench.events("delivered") and bench.events("charge_refused")))
     assert [line["id"] for line in bench.events("delivered")] == ["m.2"]
     assert bench.events("charge_refused")[0]["id"] == "m.1"
 

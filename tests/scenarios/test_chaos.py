@@ -1,6 +1,6 @@
 """Everything is killed again and again under two nodes with forty clients: the accounts of promises 1 to 3 close all the same.
 
-CHAOS_SECONDS (default 60) and CHAOS_SEED are taken from the environment; the figures are printed, and written to the file CHAOS_REPORT
+CHAOS_SECONDS (default 45) and CHAOS_SEED are taken from the environment; the figures are printed, and written to the file CHAOS_REPORT
 if set; beside it is kept what a run that fails leaves on disk.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.account import Evidence, read, violations
 from tests.chaos import USERS, Figures, opened, run
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "60"))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "45"))
 KILLS = 50
 ACCEPTANCES = 1000
 REFUSALS = 100

@@ -8,6 +8,7 @@ import os
 import signal
 import smtplib
 import time
+from datetime import datetime
 from pathlib import Path
 
 from relay.loadkit.script import Script
@@ -27,9 +28,10 @@ async def test_capacity_held_by_a_killed_worker_is_back_within_two_seconds(place
         for name, pid in relay.workers().items():
             if name.startswith("smtp"):
                 os.kill(pid, signal.SIGKILL)
-        killed = time.monotonic()
-        await _until(relay, user, in_flight=0)
-        assert time.monotonic() - killed < 2
+        killed = time.time()
+        # By the mail log's clock: how soon a busy machine lets this test look is not the relay's doing.
+        assert await _returned(relay, 3) - killed < 2
+        assert (await relay.usage(user))["in_flight"] == 0
         await asyncio.gather(*waiting)
 
         sink.script = Script()
@@ -46,6 +48,14 @@ async def test_capacity_held_by_a_killed_worker_is_back_within_two_seconds(place
 def _send_until_cut(relay: Relay, user: User) -> None:
     with contextlib.suppress(OSError, smtplib.SMTPException):
         relay.send(user)
+
+
+async def _returned(relay: Relay, holds: int) -> float:
+    """Wait until so many holds have come back, and return when the last did, in seconds since 1970."""
+    async with asyncio.timeout(10):
+        while sum(event["holds"] for event in relay.events("holds_returned")) < holds:
+            await asyncio.sleep(0.02)
+    return max(datetime.fromisoformat(event["ts"]).timestamp() for event in relay.events("holds_returned"))
 
 
 async def _until(relay: Relay, user: User, in_flight: int) -> None:

@@ -97,7 +97,7 @@ async def test_a_smarthost_that_answers_nobody_bears_so_many_late_sessions_and_n
     open_pool: Opening, connections: int, most: int
 ) -> None:
     async with open_pool("dot stall=forever", route={"max_connections": connections}) as (pool, sink):
-        terms = Terms(0.4, patience=60.0)
+        terms = Terms(0.25, patience=60.0)
         late = []
         for _ in range(most + 3):
             attempt = await pool.forward(envelope(), MESSAGE, terms)
