@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import hiredis
 
 from relay.quota.ledger import Ledger
 from relay.quota.limit import Rules
@@ -34,6 +38,16 @@ class ServerOfStore:
         await self._stack.aclose()
 
 
+Kind = Literal["reserve", "settle"]
+
+
+class Operation(NamedTuple):
+    """What the relay asked of the ledger."""
+
+    kind: Kind
+    id: str
+
+
 class Border:
     """Between the relay and its store: can be closed, or close itself at an operation of the ledger, before or after it was done."""
 
@@ -42,12 +56,12 @@ class Border:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._trap = (b"", "")
+        self._trap: tuple[Kind, str] | None = None
+        self._script = b""
         self.is_closed = False
         self.port = 0
-        self.seen: list[bytes] = []
-        """Every piece of what the relay has asked the store."""
-        self.settle, self.reserve = b"\r\nsettle\r\n", b"\r\nreserve\r\n"
+        self.seen: list[Operation] = []
+        """All that the relay has asked of the ledger."""
 
     @property
     def url(self) -> str:
@@ -58,7 +72,9 @@ class Border:
         """Open for traffic. The store knows the script of a ledger with these rules from here on: each call carries it out."""
         store = Store(f"redis://127.0.0.1:{self._to}")
         try:
-            await store.command("SCRIPT", "LOAD", Ledger(store, rules).script.text)
+            script = Ledger(store, rules).script
+            self._script = script.digest.encode()
+            await store.command("SCRIPT", "LOAD", script.text)
         finally:
             await store.close()
         self._server = await asyncio.start_server(self._pass, "127.0.0.1", 0)
@@ -73,9 +89,9 @@ class Border:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def close_at(self, script: bytes, when: str) -> None:
-        """Close at the next call of a script: `before` the store has heard of it, or `after` it was carried out, its answer lost."""
-        self._trap = (script, when)
+    def close_at(self, kind: Kind, when: str) -> None:
+        """Close at the next such operation: `before` the store has heard of it, or `after` it was carried out, its answer lost."""
+        self._trap = (kind, when)
 
     def close(self) -> None:
         """Cut every connection; new ones are cut at once."""
@@ -86,11 +102,20 @@ class Border:
     def open(self) -> None:
         """Let everything through again."""
         self.is_closed = False
-        self._trap = (b"", "")
+        self._trap = None
 
-    def calls(self, script: bytes, id: str = "") -> int:
-        """How often a script was called for a message."""
-        return sum(script in piece and id.encode() in piece for whole in self.seen for piece in whole.split(b"EVALSHA"))
+    def count(self, kind: Kind, id: str = "") -> int:
+        """How often it was asked for: of a message, or in all."""
+        return sum(one.kind == kind and id in ("", one.id) for one in self.seen)
+
+    def _operations(self, command: list[Any]) -> Iterator[Operation]:
+        """What a command to the store asks of the ledger, as post.lua reads it."""
+        if command[:2] != [b"EVALSHA", self._script]:
+            return
+        words = command[4:]  # behind the number of keys, which is one, and the key
+        members, wishes = words[: len(words) // 2], words[len(words) // 2 :]
+        for member, wish in zip(members, wishes, strict=True):
+            yield Operation("settle" if not wish or b"," in wish else "reserve", member.rpartition(b":")[0].decode())
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.is_closed:
@@ -116,12 +141,16 @@ class Border:
             out.transport.abort()
 
     async def _forth(self, reader: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
+        commands = hiredis.Reader()
         with contextlib.suppress(OSError):
             while piece := await reader.read(1 << 16):
-                self.seen.append(piece)
-                script, when = self._trap
-                if script and script in piece:
-                    if when == "after":
+                commands.feed(piece)
+                asked: list[Operation] = []
+                while command := commands.gets():
+                    asked += self._operations(command)
+                self.seen += asked
+                if self._trap is not None and any(one.kind == self._trap[0] for one in asked):
+                    if self._trap[1] == "after":
                         self.is_closed = True  # what comes back is dropped from here on
                         out.write(piece)
                         await out.drain()

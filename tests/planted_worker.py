@@ -145,18 +145,21 @@ class Forgetful:
 TEXTS: dict[str, tuple[tuple[str, str], ...]] = {
     # Entries leave with the end of their calendar window, as where a counter begins anew each hour.
     "fixed hour": (
-        ("return (tonumber(bucket) + 1) * RESOLUTION + WINDOW", "return (math.floor(tonumber(bucket) * RESOLUTION / WINDOW) + 1) * WINDOW"),
+        (
+            "return (tonumber(entry[1] or bucket) + 1) * resolution + window",
+            "return (math.floor(tonumber(entry[1] or bucket) * resolution / window) + 1) * window",
+        ),
         (
             "math.floor(now / RESOLUTION), math.floor((now - WINDOW) / RESOLUTION)",
             "math.floor(now / RESOLUTION), fixed * WINDOW / RESOLUTION",
         ),
         ("local bucket, edge =", "local fixed = math.floor(now / WINDOW)\nlocal bucket, edge ="),
-        ("if not last or edge > math.floor((last - WINDOW) / RESOLUTION) then", "do"),
+        ("if edge > math.floor((last - WINDOW) / RESOLUTION) then", "do"),
     ),
     "total ignored": (("local cap = hourly and", "total = nil\nlocal cap = hourly and"),),
     "refuses with room": (("hourly and sent + n > hourly", "hourly and sent + n > hourly / 2"),),
     "cap ignored": (("local sent, bounced = taken - gone, rejected - rgone", "local sent, bounced = taken - gone, 0"),),
-    "lost refund": (("local accepted, bounced = tonumber(ARGV[at + 3]),", "local accepted, bounced = n,"),),
+    "lost refund": (("accepted, bounced = tonumber(accepted), tonumber(bounced)", "accepted, bounced = n, tonumber(bounced)"),),
     "wrong second": (
         ("reason, used, limit = 'hourly', sent, hourly", "reason, used, limit, instant = 'hourly', sent, hourly, instant + 2000000"),
     ),
@@ -167,7 +170,7 @@ TEXTS: dict[str, tuple[tuple[str, str], ...]] = {
             "local spared = f[1] ~= 'E' and now - tonumber(redis.call('HGET', K, 'planted')) < 1000000\n"
             "if (f[1] ~= 'E' or f[2] ~= 'E') and not spared then",
         ),
-        ("elseif (f[3] or '0') ~= ARGV[at + 3] then", "elseif (f[3] or '0') ~= ARGV[at + 3] and not spared then"),
+        ("elseif asked ~= generation then", "elseif asked ~= generation and not spared then"),
     ),
 }
 """What stands in the ledger's scripts, and what is put in its place."""

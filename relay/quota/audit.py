@@ -24,9 +24,16 @@ INSTANT = 7
 """Octets with which an entry of the records begins: its instant, µs since 1970."""
 AHEAD = "is ahead of the store's clock"
 
-COUNTERS = ("taken", "gone", "sum", "rejected", "rgone", "rsum", "held", "last", "marks", "base", "holds")
+COUNTERS = (
+    "taken", "gone", "rejected", "rgone", "held", "marks", "last", "soonest", "lapses", "check", "sum", "rsum", "base", "holds",
+)  # fmt: skip
+"""As verify.lua answers them; what a book has none of is None. One of an earlier version has no `check`, and a later one no `sum`."""
+WEIGHTS = {
+    "taken": 1, "gone": 3, "rejected": 5, "rgone": 7, "held": 11, "marks": 13, "last": 1, "soonest": 2, "lapses": 1,
+}  # fmt: skip
+"""What each counter is multiplied with in `check`."""
 BESIDE = ("sum", "rsum", "marks")
-"""Counters that are written together, for the audit alone."""
+"""Counters that an earlier version wrote together, for the audit alone."""
 Scored = Sequence[tuple[str, float]]
 
 
@@ -125,6 +132,7 @@ class _Count:
         self._records = records
 
     def differences(self) -> Iterator[str]:
+        yield from self._check()
         yield from self._missing()
         yield from self._clock()
         yield from self._chain()
@@ -133,12 +141,20 @@ class _Count:
         yield from self._log("rlog", self._look.rlog, ("rejected", "rgone", "rsum"), rejected)
         yield from self._holds()
 
+    def _check(self) -> Iterator[str]:
+        """The counters are those that were written together."""
+        check = sum(weight * self._is[name] for name, weight in WEIGHTS.items()) % (1 << 32)
+        if self._look.counters["check"] is not None and check != self._is["check"]:
+            yield f"check: expected {check} over the counters, found {self._is['check']}: they are not those written together"
+
     def _missing(self) -> Iterator[str]:
         """What the scripts always write together is there or not there together."""
         counters = self._look.counters
         # Who was never rejected has neither of those two; and an earlier version had `holds`.
         beside = [name for name in BESIDE if name != "rsum" or counters["rejected"] is not None]
         missing = [name for name in beside if counters[name] is None and (name != "marks" or counters["holds"] is None)]
+        if counters["check"] is not None:  # they are one field now
+            missing = []
         if missing and (len(missing) < len(beside) or self._records):
             yield from (f"{name}: expected beside the other counters, found none" for name in missing)
         charged = self._is["taken"] + self._is["rejected"]
@@ -260,6 +276,8 @@ class _Count:
 
     def _holds(self) -> Iterator[str]:
         held = 0
+        if self._look.open and self._is["soonest"] > self._look.open[0][1]:
+            yield f"soonest: expected {self._look.open[0][1]:.17g} (the first open hold) at most, found {self._is['soonest']}"
         for member, ends in self._look.open:
             units = _units(member)
             if units is None:

@@ -61,21 +61,23 @@ class Ledger:
         self.rules = rules
         self._store = store
         clock = clock or clock_text()
-        book, stream = clock + _rules_text(rules) + _text("book.lua"), _text("stream.lua")
-        self.script = Script.of(book + stream + _text("post.lua"))
+        form = clock + _text("form.lua") + _text("records.lua")
+        book = form + _rules_text(rules) + _text("book.lua")
+        self.script = Script.of(book + _text("post.lua"))
         """What carries out reserve and settle."""
         self._post = Post(store, self.script)
         self._usage = Script.of(book + _text("usage.lua"))
-        self._verify = Script.of(clock + stream + _text("verify.lua"))
+        self._verify = Script.of(form + _text("verify.lua"))
 
     def reserve(self, user: str, id: str, units: int, generation: int) -> asyncio.Future[Hold | Refusal]:
         """Hold `units` for a message, all or nothing; the same id again renews the lease or says what has changed since."""
         hold = Hold(user, id, units, generation, time.monotonic() + self.rules.lease)
-        return self._post.ask(user, (b"reserve", f"{id}:{units}".encode(), units, generation), hold)
+        return self._post.ask(user, f"{id}:{units}".encode(), generation, hold)
 
     def settle(self, user: str, id: str, units: int, accepted: int, rejected: int = 0) -> asyncio.Future[Settlement]:
         """Close a hold: `accepted` of its `units` are taken, `rejected` are counted as such, the rest is released. Idempotent."""
-        return self._post.ask(user, (b"settle", f"{id}:{units}".encode(), units, accepted, rejected), None)
+        charge = "" if accepted == units and not rejected else f"{accepted},{rejected}"
+        return self._post.ask(user, f"{id}:{units}".encode(), charge, None)
 
     async def usage(self, user: str) -> Usage | None:
         """What the user's book says now; None without such a user."""

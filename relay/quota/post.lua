@@ -1,10 +1,10 @@
 -- Post: operations of one user, carried out one after the other as if each were a call of its own at this instant; the book is read once
 -- before and written once after them.
 --
--- ARGV     one operation after the other; member is id:units
---   reserve, member, units, credential generation    may this user send that many units more? All or nothing
---   settle, member, units, accepted, rejected        close a hold: `accepted` of its units are taken now, `rejected` count against the
---                                                    cap on rejected mail, the rest is free
+-- ARGV     a member, which is id:units, for each operation; then for each of them, in the same order, what is asked:
+--   generation          reserve: may this user, by these credentials, send that many units more? All or nothing
+--   nothing             settle: close a hold. All of its units are taken now
+--   accepted,rejected   the same: `accepted` of them are taken, `rejected` count against the cap on rejected mail, the rest is free
 -- Returns  {now, the clock (both in µs), units that have left the window, an answer to each}; the clock alone where there is no such user
 --   of a reserve: 1 (held), or {reason, used, limit, instant it fits in µs (0: never)}: what is refused costs nothing
 --   of a settle: units ever taken, if the hold was open; else {outcome, units ever taken, 1 if it is an overdraft}
@@ -15,27 +15,26 @@
 -- again, and a changed limit or status reaches a message that is still being uploaded. An id that lapsed is checked like a new one.
 -- A renewed lease ends later than the old one, be it by 1 µs where the clock stands still: who waits for a change knows by it which
 -- holds were checked anew.
-local members, count, has_reserve, has_settle = {}, 0, false, false
-local at = 1
-while ARGV[at] do
-  count = count + 1
-  members[count] = ARGV[at + 1]
-  if ARGV[at] == 'reserve' then has_reserve, at = true, at + 4 else has_settle, at = true, at + 5 end
-end
+local count, generation = #ARGV / 2, f[3] or '0'
 
 -- The holds that are spoken of: those that are open, and those that have lapsed, with their scores as they are and as they become.
-local open_before, lapsed_before, open, lapsed = {}, {}, {}, {}
-local is_any_lapsed = has_reserve
-if held ~= 0 or has_settle then
-  open_before = call('ZMSCORE', OPEN, unpack(members))
+-- Where nothing is held a reserve speaks of none; a settle does that cannot know it.
+local open_before, lapsed_before, open, lapsed, is_any_lapsed = {}, {}, {}, {}, lapses ~= 0
+if held ~= 0 or count > 1 or ARGV[2] ~= generation then
+  open_before = call('ZMSCORE', OPEN, unpack(ARGV, 1, count))
   for i = 1, count do
     local score = tonumber(open_before[i])
-    if score then open[members[i]] = score else is_any_lapsed = true end
+    if score then
+      open[ARGV[i]] = score
+    elseif ARGV[count + i] ~= generation then
+      is_any_lapsed = true
+    end
   end
 end
-if is_any_lapsed and call('EXISTS', K .. ':lapsed') == 1 then
-  lapsed_before = call('ZMSCORE', K .. ':lapsed', unpack(members))
-  for i = 1, count do lapsed[members[i]] = tonumber(lapsed_before[i]) end
+lapses = is_any_lapsed and call('EXISTS', K .. ':lapsed') or 0
+if lapses ~= 0 then
+  lapsed_before = call('ZMSCORE', K .. ':lapsed', unpack(ARGV, 1, count))
+  for i = 1, count do lapsed[ARGV[i]] = tonumber(lapsed_before[i]) end
 end
 
 local cap = hourly and math.max(math.floor(hourly * CAP_FACTOR), CAP_LEAST) or CAP_UNLIMITED
@@ -43,19 +42,19 @@ local taken_before, rejected_before = taken, rejected
 local answers, records = {now, raw, gone}, nil
 local lease = now + LEASE
 local others  -- the earliest end of a hold that is not spoken of
-at = 1
 for i = 1, count do
-  local member, n = members[i], tonumber(ARGV[at + 2])
+  local member, asked = ARGV[i], ARGV[count + i]
+  local n = string.sub(member, -2) == ':1' and 1 or tonumber(string.match(member, ':(%d+)$'))
   local ends, since = open[member], lapsed[member]
   if ends then held, marks = held - n, marks - mark(member, ends) end
   if since then marks = marks - mark(member, since) end
   open[member], lapsed[member] = nil, nil
-  if ARGV[at] == 'reserve' then
+  if asked == generation or (asked ~= '' and not string.find(asked, ',', 1, true)) then
     local sent, bounced = taken - gone, rejected - rgone
     local reason, used, limit, instant = nil, 0, 0, 0
     if f[1] ~= 'E' or f[2] ~= 'E' then
       reason = 'disabled'
-    elseif (f[3] or '0') ~= ARGV[at + 3] then
+    elseif asked ~= generation then
       reason = 'stale'
     elseif total and taken + n > total then
       reason, used, limit = 'total', taken, total
@@ -65,8 +64,12 @@ for i = 1, count do
       reason, used, limit = 'never', n, cap
     elseif (hourly and sent + n > hourly) or bounced + n > cap then
       -- Both may be full: it fits when both have room.
-      if hourly and sent + held + n > hourly then instant = freed(K .. ':log', gone + sent + held + n - hourly) end
-      if bounced + n > cap then instant = math.max(instant, freed(K .. ':rlog', rgone + bounced + held + n - cap)) end
+      if hourly and sent + held + n > hourly then
+        instant = freed(K .. ':log', gone + sent + held + n - hourly, bucket, RESOLUTION, WINDOW)
+      end
+      if bounced + n > cap then
+        instant = math.max(instant, freed(K .. ':rlog', rgone + bounced + held + n - cap, bucket, RESOLUTION, WINDOW))
+      end
       if hourly and sent + n > hourly then
         reason, used, limit = 'hourly', sent, hourly
       else
@@ -75,7 +78,7 @@ for i = 1, count do
     elseif (hourly and sent + held + n > hourly) or (total and taken + held + n > total) or bounced + held + n > cap then
       if not others then
         local spoken_of, first = {}, call('ZRANGE', OPEN, 0, count, 'WITHSCORES')  -- at least one is not spoken of, if any is
-        for _, each in ipairs(members) do spoken_of[each] = true end
+        for j = 1, count do spoken_of[ARGV[j]] = true end
         others = math.huge
         for j = #first - 1, 1, -2 do
           if not spoken_of[first[j]] then others = tonumber(first[j + 1]) end
@@ -89,12 +92,16 @@ for i = 1, count do
       answers[i + 3] = {reason, used, limit, instant}
     else
       ends = ends and math.max(lease, ends + 1) or lease
+      if held == 0 or ends < soonest then soonest = ends end
       open[member], held, marks = ends, held + n, marks + mark(member, ends)
       answers[i + 3] = 1
     end
-    at = at + 4
   elseif ends or since then
-    local accepted, bounced = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+    local accepted, bounced = n, 0
+    if asked ~= '' then
+      accepted, bounced = string.match(asked, '^(%d+),(%d+)$')
+      accepted, bounced = tonumber(accepted), tonumber(bounced)
+    end
     taken, rejected = taken + accepted, rejected + bounced
     local late = not ends
     if late then  -- one that was open in time was let in under the limits of then
@@ -105,17 +112,17 @@ for i = 1, count do
     end
     if accepted + bounced > 0 then
       local record = member
-      if late or accepted < n or bounced > 0 then
-        record = member .. ',' .. ARGV[at + 3] .. ',' .. ARGV[at + 4] .. (late and ',late' or '')
+      if late then
+        record = member .. ',' .. accepted .. ',' .. bounced .. ',late'
+      elseif asked ~= '' then
+        record = member .. ',' .. asked
       elseif n == 1 then
-        record = string.match(member, '^([^:]+):1$') or member
+        record = string.sub(member, 1, -3)
       end
       records = records and records .. ' ' .. record or record
     end
-    at = at + 5
   else
     answers[i + 3] = {'done', taken, 0}
-    at = at + 5
   end
 end
 
@@ -127,14 +134,13 @@ if rejected ~= rejected_before then
 end
 if taken ~= taken_before then call('ZADD', K .. ':log', taken, bucket) end
 local added, removed, forgotten
-local lease_text = string.format('%.0f', lease)
 for i = 1, count do
-  local member, before = members[i], open_before[i]
+  local member, before = ARGV[i], open_before[i]
   local ends = open[member]
   if ends then
     if ends ~= tonumber(before) then
       added = added or {}
-      added[#added + 1] = ends == lease and lease_text or ends
+      added[#added + 1] = ends
       added[#added + 1] = member
     end
   elseif before then
@@ -147,12 +153,8 @@ for i = 1, count do
   end
 end
 if added then call('ZADD', OPEN, unpack(added)) end
-if rejected ~= rejected_before then call('HSET', K, 'rejected', rejected, 'rsum', rejected - rgone) end
-if taken ~= taken_before then
-  call('HSET', K, 'taken', taken, 'sum', taken - gone, 'held', held, 'marks', marks % 2^32, 'last', now)
-else
-  call('HSET', K, 'held', held, 'marks', marks % 2^32, 'last', now)
-end
+last = now
+call('HSET', K, 'taken', form(taken, gone, rejected, rgone, held, marks, last, soonest, lapses, prefix))
 if removed then call('ZREM', OPEN, unpack(removed)) end
 if forgotten then call('ZREM', K .. ':lapsed', unpack(forgotten)) end
 
@@ -169,15 +171,19 @@ if records then
     call('HSET', K, 'base', taken + rejected)
     return answers
   end
-  local prefix = prefix_of(redis.pcall('LINDEX', SETTLES, 0))
-  local entry = head(now, taken, rejected) .. shortened(' ' .. records, prefix)
-  local length = redis.pcall('RPUSH', SETTLES, entry)
+  local entry = head(now, taken, rejected)
+  local length = redis.pcall('RPUSH', SETTLES, entry .. string.gsub(' ' .. records, ' ' .. prefix, ' ,'))
   if type(length) == 'table' then
     if call('TYPE', SETTLES).ok ~= 'stream' then return answers end
-    local old = translate(call('XRANGE', SETTLES, '-', '+'))
+    local old = translate(call('XRANGE', SETTLES, '-', '+'), head)
     call('DEL', SETTLES)
     for _, each in ipairs(old) do call('RPUSH', SETTLES, each) end
-    length = call('RPUSH', SETTLES, entry)
+    length = call('RPUSH', SETTLES, entry .. ' ' .. records)
+  end
+  if length == 1 then
+    call('LSET', SETTLES, 0, entry .. ' ' .. records)
+    prefix = prefix_of(entry .. ' ' .. records)
+    call('HSET', K, 'taken', form(taken, gone, rejected, rgone, held, marks, last, soonest, lapses, prefix))
   end
   local step = math.max(4, math.floor(RECORDS / 2))
   if length % step == 0 then
@@ -189,9 +195,11 @@ if records then
     if first > 0 then
       call('LTRIM', SETTLES, first, -1)
       -- What is the first now is written in full, and all are if they go by another beginning than it has.
-      local new_first = in_full(entries[first + 1], prefix)
-      local last_to_write = prefix_of(new_first) == prefix and first + 1 or length
-      for i = first + 1, last_to_write do call('LSET', SETTLES, i - first - 1, in_full(entries[i], prefix)) end
+      local before = prefix_of(entries[1])
+      local new_first = in_full(entries[first + 1], before)
+      prefix = prefix_of(new_first)
+      for i = first + 1, prefix == before and first + 1 or length do call('LSET', SETTLES, i - first - 1, in_full(entries[i], before)) end
+      call('HSET', K, 'taken', form(taken, gone, rejected, rgone, held, marks, last, soonest, lapses, prefix))
     end
   end
 end

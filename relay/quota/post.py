@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from relay.quota.answer import Hold, Outcome, Refusal, Settlement
@@ -30,44 +29,28 @@ LINES = 10_000
 _OUTCOMES: dict[bytes, Outcome] = {b"late": "late", b"done": "done"}
 
 
-Asked = list[tuple[asyncio.Future[Any], Hold | None]]
-"""Who waits for the answers of one call; with what a reserve is answered with, if it succeeds (None: it is a settle)."""
+_Asked = tuple[bytes, Argument, asyncio.Future[Any], Hold | None]
+"""An operation: the member (id:units) that its hold is in the store; what is asked of it, as post.lua tells; who waits for the answer;
+and with what a reserve is answered if it succeeds (None: it is a settle)."""
 
 
 class _Line:
     """The operations of one user: those that are on their way, whose answer it waits for, and those that wait for that."""
 
-    __slots__ = ("asked", "full", "is_out", "key", "out", "post", "words")
+    __slots__ = ("asked", "is_out", "key", "out", "post")
 
     def __init__(self, post: Post, user: str) -> None:
         self.post = post
         self.key = key(user).encode()
         self.is_out = False
-        self.out: Asked = []
-        self.words: list[Argument] = []
-        self.asked: Asked = []
-        self.full: list[tuple[list[Argument], Asked]] = []
+        self.out: list[_Asked] = []
+        self.asked: list[_Asked] = []
 
-    def put(self, words: tuple[Argument, ...], answer: asyncio.Future[Any], hold: Hold | None) -> None:
-        """Let one more wait."""
-        if len(self.asked) == MOST:
-            self.full.append((self.words, self.asked))
-            self.words, self.asked = [], []
-        self.words += words
-        self.asked.append((answer, hold))
-
-    def take(self) -> tuple[list[Argument], Asked]:
-        """What the next call carries."""
-        if self.full:
-            return self.full.pop(0)
-        taken = self.words, self.asked
-        self.words, self.asked = [], []
-        return taken
-
-    def send(self, words: Sequence[Argument], asked: Asked) -> None:
-        """Send a call."""
-        self.is_out, self.out = True, asked
-        self.post.store.tell(self, self.post.script, self.key, words)
+    def send(self) -> None:
+        """Send the next call, with as much of what waits as it may carry."""
+        self.is_out, out, self.asked = True, self.asked[:MOST], self.asked[MOST:]
+        self.out = out
+        self.post.store.tell(self, self.post.script, self.key, [asked[0] for asked in out] + [asked[1] for asked in out])
 
     # -- what waits for an answer of the store -------------------------------------------------------------------------------
 
@@ -83,8 +66,9 @@ class _Line:
     def set_exception(self, error: BaseException) -> None:
         """Say to all that waited that there is no answer; if the store cannot be had, to those that were to be sent next, too."""
         _fail(self.out, error)
-        while isinstance(error, StoreUnavailable) and self.asked:
-            _fail(self.take()[1], error)
+        if isinstance(error, StoreUnavailable):
+            asked, self.asked = self.asked, []
+            _fail(asked, error)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -94,7 +78,7 @@ class _Line:
 
     def _send_next(self) -> None:
         if self.asked:
-            self.send(*self.take())
+            self.send()
         else:
             self.is_out = False
 
@@ -107,16 +91,15 @@ class Post:
         self.script = script
         self._lines: dict[str, _Line] = {}
 
-    def ask(self, user: str, words: tuple[Argument, ...], hold: Hold | None) -> asyncio.Future[Any]:
+    def ask(self, user: str, member: bytes, what: Argument, hold: Hold | None) -> asyncio.Future[Any]:
         """Have one operation carried out; the future hears `hold` or a Refusal where it is given, else a Settlement."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         line = self._lines.get(user)
         if line is None:
             line = self._new_line(user)
-        if line.is_out:
-            line.put(words, answer, hold)
-        else:
-            line.send(words, [(answer, hold)])
+        line.asked.append((member, what, answer, hold))
+        if not line.is_out:
+            line.send()
         return answer
 
     def _new_line(self, user: str) -> _Line:
@@ -126,20 +109,20 @@ class Post:
         return line
 
 
-def _fail(asked: Asked, error: BaseException) -> None:
-    for answer, _ in asked:
+def _fail(operations: list[_Asked], error: BaseException) -> None:
+    for _, _, answer, _ in operations:
         if not answer.done():
             answer.set_exception(type(error)(*error.args))
 
 
-def _hand_out(asked: Asked, found: Any) -> None:
+def _hand_out(operations: list[_Asked], found: Any) -> None:
     if isinstance(found, int):  # the clock alone
-        for answer, hold in asked:
+        for _, _, answer, hold in operations:
             if not answer.done():
                 answer.set_result(Settlement("gone", found, 0, 0, False) if hold is None else Refusal("unknown", 0, 0, None, None))
         return
     now, clock, gone = found[:3]
-    for (answer, hold), said in zip(asked, found[3:], strict=True):
+    for (_, _, answer, hold), said in zip(operations, found[3:], strict=True):
         if answer.done():
             continue
         if hold is not None:

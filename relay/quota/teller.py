@@ -86,7 +86,14 @@ class Teller:
 
     async def reserve(self, user: str, id: str, units: int, generation: int) -> Hold | Refusal:
         """Hold capacity for a message, or say why not; raises StoreUnavailable, then nothing may be sent under this id."""
-        problem = "charges wait to be recorded first" if self._is_barred(user) else self._enter(user, id, units)
+        problem = None
+        if self._kept or self._writing or self._odd or (self._gate is not None and self._gate.is_shut()):
+            problem = self._bar(user)
+        if problem is None:
+            try:
+                self._table.enter(user, id, units)
+            except OSError as error:
+                problem = f"{self._table.path}: {error.strerror}"
         if problem is not None:
             if id in self._table:
                 self._keep(Charge(user, id, units, 0, 0))  # it was reserved before, and the caller will not come back for it
@@ -100,26 +107,19 @@ class Teller:
             self._table.clear(id)
         return answer
 
-    def _is_barred(self, user: str) -> bool:
-        if self._kept or self._writing or (self._gate is not None and self._gate.is_shut()):
-            return True
-        # What the store cannot record for one user (a damaged book) bars that user, not the others.
-        return bool(self._odd) and any(odd.user == user for odd in self._odd)
-
-    def _enter(self, user: str, id: str, units: int) -> str | None:
-        """Write to the table; returns what prevents it."""
-        try:
-            self._table.enter(user, id, units)
-        except OSError as error:
-            return f"{self._table.path}: {error.strerror}"
-        return None
+    def _bar(self, user: str) -> str | None:
+        """What bars a user while charges wait; None if they are others' that the store refuses (a damaged book): these bar them alone."""
+        is_shut = self._kept or self._writing or (self._gate is not None and self._gate.is_shut())
+        return "charges wait to be recorded first" if is_shut or any(odd.user == user for odd in self._odd) else None
 
     async def settle(self, hold: Hold, accepted: int, rejected: int = 0) -> Settlement | Kept:
         """Take or release what was held; Kept if the store did not answer: the charge will be recorded when it does."""
         user, id, units, _, _ = hold
         if accepted or rejected:
-            with suppress(OSError):  # memory still has it: only a kill at this very moment could lose it
+            try:  # noqa: SIM105 - `suppress` is three calls a message
                 self._table.mark(user, id, units, accepted, rejected)
+            except OSError:
+                pass  # memory still has it: only a kill at this very moment could lose it
         try:
             settlement = await self.ledger.settle(user, id, units, accepted, rejected)
         except StoreUnavailable:

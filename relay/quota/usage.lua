@@ -7,9 +7,10 @@ local sent, instant = taken - gone, 0
 if (total and taken + 1 > total) or (hourly and hourly < 1) then
   instant = -1
 elseif hourly and sent + held + 1 > hourly then
-  instant = freed(K .. ':log', gone + sent + held + 1 - hourly)
+  instant = freed(K .. ':log', gone + sent + held + 1 - hourly, bucket, RESOLUTION, WINDOW)
 elseif total and taken + held + 1 > total then
   instant = tonumber(call('ZRANGE', OPEN, 0, 0, 'WITHSCORES')[2])  -- as reserve would say: in flight
 end
-call('HSET', K, 'held', held, 'marks', marks % 2^32, 'last', now)
+last = now
+call('HSET', K, 'taken', form(taken, gone, rejected, rgone, held, marks, last, soonest, lapses, prefix))
 return {f[4] or '', f[5] or '', sent, held, taken, rejected - rgone, instant, raw, call('ZRANGE', OPEN, 0, -1, 'WITHSCORES')}

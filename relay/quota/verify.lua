@@ -2,17 +2,22 @@
 -- is written here, so that what is wrong is shown and not papered over.
 --
 -- ARGV[1]  the most entries of records to read, the latest ones
--- Returns  {the clock in µs, the hash's fields, log, rlog, open, lapsed (members and scores in turn), records (the oldest first, with
+-- Returns  {the clock in µs, the counters (as texts), log, rlog, open, lapsed (members and scores in turn), records (the oldest first, with
 --          their ids in full)}; {} without such a user
 local K = KEYS[1]
 if redis.call('EXISTS', K) == 0 then return {} end
-local answer = {clock(), redis.call('HMGET', K, 'taken', 'gone', 'sum', 'rejected', 'rgone', 'rsum', 'held', 'last', 'marks', 'base',
-                                    'holds')}
+local counters = redis.call('HMGET', K, 'taken', 'gone', 'rejected', 'rgone', 'held', 'marks', 'last', 'soonest', 'lapses', 'check', 'sum',
+                            'rsum', 'base', 'holds')
+if counters[1] and #counters[1] == SIZE then
+  local numbers = {read(counters[1])}
+  for i = 1, 10 do counters[i] = string.format('%d', numbers[i]) end
+end
+local answer = {clock(), counters}
 for _, part in ipairs({':log', ':rlog', ':open', ':lapsed'}) do
   answer[#answer + 1] = redis.call('ZRANGE', K .. part, 0, -1, 'WITHSCORES')
 end
 if redis.call('TYPE', K .. ':settles').ok == 'stream' then
-  answer[#answer + 1] = translate(redis.call('XRANGE', K .. ':settles', '-', '+'))
+  answer[#answer + 1] = translate(redis.call('XRANGE', K .. ':settles', '-', '+'), head)
 else
   local entries, prefix = redis.call('LRANGE', K .. ':settles', '-' .. ARGV[1], -1), prefix_of(redis.call('LINDEX', K .. ':settles', 0))
   for i, entry in ipairs(entries) do entries[i] = in_full(entry, prefix) end

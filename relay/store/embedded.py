@@ -29,6 +29,9 @@ LONGEST_SOCKET = 107
 """Octets of sun_path on Linux, without its final NUL."""
 STEADY = 30.0
 """A server that lived this long (s) is restarted without delay."""
+MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=127"}
+"""For a server that uses glibc's malloc, as the wheel's does: more of what scripts give back (strings, tables) is kept at hand than
+seven pieces of each size, a few MB at most; a message costs it some 4 % less. What the environment says already, wins."""
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)  # resolved before any fork
@@ -188,7 +191,7 @@ class Embedded:
                 log.truncate(0)
             process = subprocess.Popen(  # noqa: S603
                 [self._binary, "-"], stdin=subprocess.PIPE, stdout=log, stderr=log, cwd="/",
-                preexec_fn=before_exec, start_new_session=True, pass_fds=(self._lock,),
+                preexec_fn=before_exec, start_new_session=True, pass_fds=(self._lock,), env=MALLOC | os.environ,
             )  # fmt: skip
         assert process.stdin is not None
         with suppress(BrokenPipeError):

@@ -11,6 +11,7 @@ from relay.cli.app import app
 from relay.quota.ledger import key
 from relay.store.client import Store
 from tests.cli_ledger.conftest import add_users, send
+from tests.quota.counters import moved
 from tests.shell import Shell, invoke
 
 
@@ -34,8 +35,7 @@ async def test_a_difference_is_one_line_and_the_status_is_1(relay: Shell, store:
     users = await add_users(relay, 12)
     for user in users:
         await send(store, user, "m1")
-    await store.command("HINCRBY", key(users[4]), "taken", 1)
-    await store.command("HINCRBY", key(users[9]), "held", 2)
+    await store.many([moved(key(users[4]), "taken", 1), moved(key(users[9]), "held", 2), moved(key(users[9]), "check", 22)])
     every = await relay("ledger", "verify")
     lines = every.out.splitlines()
     assert every.status == 1 and lines[-1] == "12 users recounted, 2 with differences"

@@ -54,6 +54,6 @@ async def test_a_killed_workers_charge_is_recorded_before_anyone_reserves(place:
         settled = found.relay.events("settled")
         assert [event["id"] for event in settled] == [sent.id]
         asked = found.border.seen[place_of_settle:]
-        first_reserve = next(i for i, piece in enumerate(asked) if found.border.reserve in piece)
-        assert any(found.border.settle in piece and sent.id.encode() in piece for piece in asked[:first_reserve])
+        first_reserve = next(i for i, one in enumerate(asked) if one.kind == "reserve")
+        assert ("settle", sent.id) in asked[:first_reserve]
         await found.closed()

@@ -49,7 +49,7 @@ async def test_a_lease_that_may_end_before_the_spool_has_the_message_is_reserved
         if is_store_there:
             [taken] = found.relay.events("taken")
             assert code == 250
-            assert found.border.calls(found.border.reserve, taken["id"]) == 2
+            assert found.border.count("reserve", taken["id"]) == 2
             assert (await found.send(user)).reply.startswith("451 4.7.0 Hourly sending limit reached (1/1 messages)")
         else:
             assert code == 451

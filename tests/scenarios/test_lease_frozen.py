@@ -50,6 +50,7 @@ async def test_a_message_that_the_smarthost_took_meanwhile_is_charged_late_and_a
         assert (await sending).outcome == "taken"
         overdraft = await found.relay.await_event("overdraft")
         assert (overdraft["id"], overdraft["units"]) == (found.sent[0].id, 1)
+        assert [(event["id"], event["late"]) for event in found.relay.events("settled")] == [(found.sent[0].id, True)]
         for one in (caller, other):
             await one.quit()
         await found.closed()

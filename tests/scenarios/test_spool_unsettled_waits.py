@@ -18,7 +18,7 @@ async def test_nothing_leaves_the_spool_unsettled(place: Path, is_late: bool) ->
         assert found.border is not None
         user = await found.add_user(hourly=1)
         found.sink.script = Script.parse(['data first=1 reply="451 4.3.0 not now"'])
-        found.border.close_at(found.border.settle, "before")
+        found.border.close_at("settle", "before")
         sent = await found.send(user)
         assert sent.outcome == "taken"
         [entry] = await found.entries()

@@ -17,7 +17,7 @@ async def test_a_settle_whose_answer_is_lost_is_repeated_until_answered(place: P
     async with scene(place, bordered=True) as found:
         assert found.border is not None
         user = await found.add_user()
-        found.border.close_at(found.border.settle, when)
+        found.border.close_at("settle", when)
         sent = await found.send(user)
         assert sent.outcome == "taken"
         assert await found.charges() == [(user.name, sent.id, 1, 1, 0)]
@@ -33,7 +33,7 @@ async def test_repeated_after_the_lease_it_is_charged_once_all_the_same(place: P
     async with scene(place, SHORT_LEASE, bordered=True) as found:
         assert found.border is not None
         user = await found.add_user(hourly=1)
-        found.border.close_at(found.border.settle, when)
+        found.border.close_at("settle", when)
         sent = await found.send(user)
         assert sent.outcome == "taken"
         await asyncio.sleep(found.rules.lease)

@@ -22,7 +22,7 @@ async def test_spooled_mail_waits_for_a_person_and_is_sent_when_told(place: Path
         found.sink.script = Script.parse(["connect drop", "ehlo drop", "mail drop"])
         caller = await found.dial(user)
         settled = await found.send(user, caller=caller)
-        found.border.close_at(found.border.settle, "before")
+        found.border.close_at("settle", "before")
         loose = await found.send(user, caller=caller)  # its charge is kept, and the store will not know its hold
         assert (settled.outcome, loose.outcome) == ("taken", "taken")
         await _empty(found)

@@ -34,7 +34,7 @@ async def test_a_place_that_was_given_and_never_heard_of_is_given_back(place: Pa
         assert found.border is not None
         user = await found.add_user(hourly=1)
         caller = await found.dial(user)
-        found.border.close_at(found.border.reserve, when)
+        found.border.close_at("reserve", when)
         assert (await found.send(user, caller=caller)).reply.startswith("451 4.3.0 ")
         async with found.ledger() as ledger:
             assert len(await ledger.open_holds(user.name)) == (when == "after")

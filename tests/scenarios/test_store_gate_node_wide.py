@@ -19,10 +19,10 @@ async def test_no_other_worker_reserves_before_a_kept_charge_is_recorded(place: 
         await found.relay.await_event("charge_kept")
         stop(pid)  # it cannot record it now
         found.border.open()
-        before = found.border.calls(found.border.reserve)
+        before = found.border.count("reserve")
         for _ in range(2):
             assert (await found.send(user, caller=theirs)).reply.startswith("451 4.3.0 ")
-        assert found.border.calls(found.border.reserve) == before
+        assert found.border.count("reserve") == before
         resume(pid)
         settled = await found.relay.await_event("settled")
         assert settled["id"] == sent.id and sent.id.startswith(mine)

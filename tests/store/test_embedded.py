@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay.store.client import Store
-from relay.store.embedded import LOG, LONGEST_SOCKET, SOCKET, Embedded, EmbeddedError, find_server, socket_url
+from relay.store.embedded import LOG, LONGEST_SOCKET, MALLOC, SOCKET, Embedded, EmbeddedError, find_server, socket_url
 from tests.store.patience import patiently
 
 ROOT = Path(__file__).parents[2]
@@ -175,6 +175,17 @@ async def test_a_terminals_interrupt_does_not_reach_the_server(place: Path) -> N
     process.kill()
     await process.communicate()
     await gone(pid)
+
+
+async def test_what_the_environment_says_of_its_memory_wins(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, found in (None, MALLOC["GLIBC_TUNABLES"]), ("glibc.malloc.tcache_count=9", "glibc.malloc.tcache_count=9"):
+        if given is not None:
+            monkeypatch.setenv("GLIBC_TUNABLES", given)
+        server = embedded(place)
+        await server.start()
+        environment = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
+        await server.stop()
+        assert f"GLIBC_TUNABLES={found}".encode() in environment
 
 
 async def test_its_files_are_private(server: Embedded, place: Path) -> None:
