@@ -118,23 +118,22 @@ class Journal:
             self._write(name, _logfmt(fields))
             return
         try:  # nearly all are flat: as the encoder writes them, in half the time
-            text = ",".join([f'"{field}":{_WRITERS[value.__class__](value)}' for field, value in fields.items()])
+            text = "".join([f',"{field}":{_WRITERS[value.__class__](value)}' for field, value in fields.items()])
         except KeyError:
-            text = self._encode(fields)[1:-1]
+            text = "," + self._encode(fields)[1:-1]
         self._write(name, text)
 
     def _write(self, name: str, fields: str) -> None:
-        """Write one line; `fields` as the style has them. What all lines begin with need not go through an encoder each time."""
+        """Write one line; `fields` as the style has them behind others. What all begin with need not go through an encoder each time."""
         now = time.time()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-        stamp = f"{self._stamp}{int((now - second) * 1e6):06d}Z"
+        if not 0 <= (past := now - self._second) < 1:
+            second = int(now)
+            past = now - second
+            self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
         if self._is_json:
-            line = f'{{"ts":"{stamp}","event":"{name}","node":{self._quoted}{"," if fields else ""}{fields}}}\n'
+            line = f'{{"ts":"{self._stamp}{int(past * 1e6):06d}Z","event":"{name}","node":{self._quoted}{fields}}}\n'
         else:
-            line = f"ts={stamp} event={name} node={self._node}{' ' if fields else ''}{fields}\n"
+            line = f"ts={self._stamp}{int(past * 1e6):06d}Z event={name} node={self._node}{fields}\n"
         if self._on_first is None or threading.get_ident() != self._thread:
             self._record(line.encode("ascii", "backslashreplace"))
             return
@@ -177,12 +176,18 @@ class Journal:
     def connected(self, id: str, client: str, port: int, tls: bool) -> None:
         """A client connected; `port` is the listener's."""
         self._tally.connections += 1
-        self.event("connected", id=id, client=client, port=port, tls=tls)
+        if self._is_json:  # as `event` writes it, in half the time; so it is where somebody logs in, and leaves
+            self._write("connected", f',"id":{_quote(id)},"client":{_quote(client)},"port":{port},"tls":{"true" if tls else "false"}')
+        else:
+            self.event("connected", id=id, client=client, port=port, tls=tls)
 
     def disconnected(self, id: str, taken: int, refused: int) -> None:
         """A connection ended; the counts are of its messages."""
         self._tally.connections -= 1
-        self.event("disconnected", id=id, taken=taken, refused=refused)
+        if self._is_json:
+            self._write("disconnected", f',"id":{_quote(id)},"taken":{taken},"refused":{refused}')
+        else:
+            self.event("disconnected", id=id, taken=taken, refused=refused)
 
     def turned_away(self, id: str, client: str, port: int, reply: str) -> None:
         """A client connected and was not let in: there are too many connections, or the relay shuts down."""
@@ -192,7 +197,10 @@ class Journal:
     def authenticated(self, id: str, user: str, mechanism: str) -> None:
         """AUTH succeeded."""
         self._tally.logins += 1
-        self.event("authenticated", id=id, user=user, mechanism=mechanism)
+        if self._is_json:
+            self._write("authenticated", f',"id":{_quote(id)},"user":{_quote(user)},"mechanism":{_quote(mechanism)}')
+        else:
+            self.event("authenticated", id=id, user=user, mechanism=mechanism)
 
     def auth_refused(self, id: str, user: str, client: str, reply: str) -> None:
         """AUTH failed; `reply` is what the client heard."""
@@ -228,7 +236,7 @@ class Journal:
             q = _quote
             to = q(recipients[0]) if len(recipients) == 1 else ",".join(map(q, recipients))
             fields = (
-                f'"id":{q(id)},"user":{q(user)},"sender":{q(sender)},"recipients":[{to}],"units":{units},'
+                f',"id":{q(id)},"user":{q(user)},"sender":{q(sender)},"recipients":[{to}],"units":{units},'
                 f'"at":{at},"octets":{octets},"seconds":{seconds:.6f},"reply":{q(reply)}'
             )
             self._write("taken", fields)
@@ -244,7 +252,7 @@ class Journal:
         self.event("rejected", id=id, user=user, sender=sender, recipients=recipients, outcome=outcome, reply=reply)
 
     def settled(self, id: str, user: str, units: int, at: int, late: bool) -> None:
-        """A charge that had to wait for the store is recorded; `at` is its commit instant."""
+        """A charge is recorded that had to wait for the store, or came after its lease had lapsed (`late`); `at` is its commit instant."""
         self.event("settled", id=id, user=user, units=units, at=at, late=late)
 
     def released(self, id: str, user: str, reason: str) -> None:
@@ -345,7 +353,7 @@ def _by_pipe(lines: Sequence[str]) -> Iterator[bytes]:
 
 
 def _logfmt(line: dict[str, Any]) -> str:
-    return " ".join(f"{key}={_logfmt_value(value)}" for key, value in line.items())
+    return "".join(f" {key}={_logfmt_value(value)}" for key, value in line.items())
 
 
 def _logfmt_value(value: Any) -> str:

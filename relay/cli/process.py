@@ -25,11 +25,12 @@ from relay.spool.fault import SpoolUnavailable
 from relay.store.client import StoreUnavailable
 from relay.worker import receive
 
-_M_MMAP_THRESHOLD = -3
-"""What mallopt(3) calls it (malloc.h)."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""What mallopt(3) calls them (malloc.h)."""
 APART = 262_144
-"""Octets from which on memory is asked of the kernel and given back to it at once: those of uvloop's buffer for a TLS connection, of which
-an idle one uses a page or two. From the heap, where glibc would soon take it, it comes already written to, which makes 20 KB of each."""
+"""Octets from which on memory is asked of the kernel and given back to it at once: large messages, which would leave holes in the heap."""
+READY = 4_194_304
+"""Octets that the heap keeps at its end: messages come and go there, and a page that is given back has to be cleared to be had again."""
 
 EX_USAGE = 2
 EX_TEMPFAIL = 75
@@ -39,6 +40,7 @@ def run(words: Sequence[str]) -> None:
     """Be the process that the words describe; what goes wrong is one line on standard error and an exit status."""
     with suppress(AttributeError):  # other C libraries have no such thing
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, APART)
+        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, READY)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_part(_parse(words)))

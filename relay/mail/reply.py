@@ -29,14 +29,16 @@ class Reply(NamedTuple):
         return f"{self.code // 100}.{self.detail}" if self.detail else ""
 
     def __str__(self) -> str:
-        if self.detail:
-            return f"{self.code} {self.code // 100}.{self.detail} {self.text}"
-        return f"{self.code} {self.text}"
+        code, detail, text = self
+        return f"{code} {code // 100}.{detail} {text}" if detail else f"{code} {text}"
 
     def __bytes__(self) -> bytes:
-        code, detail, text = self  # written out: every message has one, and a call costs as much as the rest
-        line = f"{code} {code // 100}.{detail} {text}" if detail else f"{code} {text}"
-        return line.encode("ascii", "replace")[: LONGEST_LINE - 2] + b"\r\n"
+        return line_of(str(self))
+
+
+def line_of(said: str) -> bytes:
+    """A reply that is written out, as it is sent."""
+    return said.encode("ascii", "replace")[: LONGEST_LINE - 2] + b"\r\n"
 
 
 LONGEST_TEXT = 400

@@ -31,7 +31,7 @@ TIMED_OUT = Reply(421, "4.2", "Timeout waiting for the client, closing")
 SHUTDOWN = Reply(421, "3.2", "Service shutting down")
 UNASKED = Reply(421, "5.1", "Message sent without waiting for 354, closing")
 
-OFTEN = frozenset({b"MAIL", b"RCPT", b"DATA", b"RSET", b"NOOP"})
+OFTEN = frozenset({b"EHLO", b"MAIL", b"RCPT", b"DATA", b"RSET", b"NOOP", b"QUIT"})
 """Commands that are remembered; no secret is in any."""
 MOST_HEARD = 1024
 LONGEST_HEARD = 300
@@ -77,10 +77,8 @@ class Connection(Intake):
     # -- in and out ----------------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected, or its connection was secured."""
+        """A client connected."""
         super().connection_made(transport)
-        if self._id:
-            return
         house = self._house
         peer = self._peer or transport.get_extra_info("peername")
         self._address = plain_address(peer[0]) if isinstance(peer, tuple) else "local"
@@ -91,37 +89,36 @@ class Connection(Intake):
         house.connections.add(self)
         house.journal.connected(self._id, self._address, self._door.port, self._door.tls == "implicit")
         self._latest = self._events.time() + self._rules.login_timeout
-        self._task = self._events.create_task(self._converse())
-        house.tasks.add(self._task)
-        self._task.add_done_callback(house.tasks.discard)
+        if self._door.tls == "implicit":
+            self.secure()
+        else:
+            self._out.append(b"220 %b ESMTP relay\r\n" % house.hostname)
+        self._rest()
 
     def _turn_away(self, refusal: Reply) -> None:
         self._house.journal.turned_away(self._id, self._address, self._door.port, str(refusal))
+        self._is_closing = True
         if self._door.tls != "implicit":
             self.say(refusal)
-            self._outbox.flush()
-            self.speak()
-        self._transport.close()
+        super().finish()
 
     def drain(self) -> None:
         """The relay shuts down: say so now if nothing is under way, else after it."""
         self._doom = SHUTDOWN
-        if self._is_securing:
-            self._task.cancel()  # nothing is under way, and in a handshake there is nothing that could be said
-        elif self._door.tls == "implicit" and not self.is_tls:
-            self._transport.close()  # nor before it; its task has not begun, and ends by itself
-        elif not self._is_busy:
-            self._is_closing = True
+        if self._is_busy:
+            return
+        self._is_closing = True
+        if not self._is_shaking:  # else there is nothing that could be said
             self.say(SHUTDOWN)
-            self._outbox.flush()
-            self.speak()
-            self._transport.close()
-            self._is_half_closed = True
-            self._wake()
+        if self._task is None:
+            self.finish()
 
     def cut(self) -> None:
         """The drain's patience is over."""
-        self._task.cancel()
+        if self._task is not None:
+            self._events.call_soon(self._task.cancel)  # by then it has begun: one that has not would leave the connection as it is
+        else:
+            super().cut()
 
     @property
     def is_forwarding(self) -> bool:
@@ -130,71 +127,121 @@ class Connection(Intake):
 
     # -- the loop ------------------------------------------------------------------------------------------------------------
 
-    async def _converse(self) -> None:
+    def _go_on(self) -> None:
+        """Obey what has come in; what must be awaited for that gets a task."""
         try:
-            if self._door.tls == "implicit":
-                await self.secure()
-            self._out.append(f"220 {self._rules.hostname} ESMTP relay\r\n".encode("ascii"))
-            await self._serve()
-        except Silent:
-            if self._is_closing:
-                self._transport.abort()  # it has been told already, and does not read
-            else:
-                self.leave(TIMED_OUT)
-        except asyncio.CancelledError:
-            if not self._is_securing:
-                self.leave(SHUTDOWN)  # the drain's patience is over
-            raise
-        except Gone:
-            pass
+            awaited = self._obey()
         except Exception as error:
-            # What nobody expected is caught here and nowhere else.
-            self._house.journal.bug(self._id, error)
-            self._close(Reply(421, "3.0", "Internal error, closing"))
-        finally:
-            self.finish()
+            self._fail(error)
+            awaited = None
+        if awaited is not None:
+            self._await(awaited)
+        elif self._at:
+            self._rest()
+        else:  # a piece of a line buys no time
+            self._tidy()
 
-    def finish(self) -> None:
-        """Close the connection, and take it off the books."""
-        super().finish()
-        self._house.connections.discard(self)
-        self._house.admission.leave(self._address)
-        self._house.journal.disconnected(self._id, self._taken, self._refusals)
-
-    async def secure(self) -> None:
-        """Start TLS with the certificate in force now; raises Gone."""
-        assert self._door.context is not None
-        self._is_securing = True
-        await self.start_tls(self._door.context(), is_first=self._door.tls == "implicit")
-        self._is_securing = False
-
-    async def _serve(self) -> None:
-        """Carry out commands and answer them, until the connection is to be closed."""
-        turns, out, most = 0, self._out, self._rules.max_commands
-        while not self._is_closing:
-            line = self.whole_line()
-            if line is None:
-                line = await self.line()
+    def _obey(self) -> Awaitable[Answer] | None:
+        """Carry out commands and answer them, until there are no more, or until the answer to one must be awaited."""
+        out, most, turns = self._out, self._rules.max_commands, 0
+        while not self._is_closing and (end := self._buffer.find(b"\r\n", self._at)) >= 0:
+            line = self._cut(end)
             if self._doom is not None:
                 self._close(self._doom)
                 break
             answer = self._answer(line)
             if isinstance(answer, bytes) and self._commands <= most:  # most of the time
                 out.append(answer)
+            elif answer is None or isinstance(answer, (Reply, bytes)):
+                self._tell(answer)
             else:
-                if not (answer is None or isinstance(answer, (Reply, bytes))):
-                    self._is_busy = True
-                    answer = await answer
-                    self._is_busy = False
+                self._is_busy = True
+                return answer
+            turns += 1
+            if turns == TURN:  # nor does anybody fill the memory with replies that are not read
+                return self._give_way()
+        return None
+
+    async def _give_way(self) -> None:
+        await self.flush()
+        await asyncio.sleep(0)
+
+    def _await(self, awaited: Awaitable[Answer]) -> None:
+        self._task = self._events.create_task(self._see_to(awaited))
+        self._house.tasks.add(self._task)
+
+    async def _see_to(self, awaited: Awaitable[Answer] | None) -> None:
+        """Await the answer to a command, and obey those behind it."""
+        try:
+            while awaited is not None:
+                answer = await awaited
+                self._is_busy = False
                 self._tell(answer)
                 if self._doom is SHUTDOWN and not self.unread and not self._is_closing:
                     self._close(SHUTDOWN)
-            turns += 1
-            if turns == TURN:  # nor does anybody fill the memory with replies that are not read
-                turns = 0
-                await self.flush()
-                await asyncio.sleep(0)
-        await self.flush()
+                awaited = self._obey()
+        except Silent:
+            self._fall_silent()
+        except asyncio.CancelledError:
+            self._is_closing = True
+            self.leave(SHUTDOWN)  # the drain's patience is over
+            raise
+        except Gone:
+            self._is_closing = True
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._house.tasks.discard(self._task)
+            self._task, self._is_busy = None, False
+            self._waiter = None  # which still has the message
+            self._rest()
+
+    def _rest(self) -> None:
+        """All that has come in is obeyed: wait for more, or close."""
+        if self._is_closing or self._is_lost or self._is_half_closed:
+            self.finish()
+            return
+        self._tidy()
+        if self._is_clogged:
+            self._await(self._unclog())
+        else:
+            self._listen(self._events.time() + self._rules.command_timeout)
+
+    def _fall_silent(self) -> None:
+        """The client has let its deadline pass."""
+        if self._is_closing or self._is_shaking:
+            self._transport.abort()  # it has been told already, and does not read; or there is nothing that could be said
+        else:
+            self._is_closing = True
+            self.leave(TIMED_OUT)
+        if self._task is None:
+            self.finish()
+
+    def _fail(self, error: Exception) -> None:
+        """What nobody expected is caught and told of here, and nowhere else."""
+        self._house.journal.bug(self._id, error)
+        self._close(Reply(421, "3.0", "Internal error, closing"))
+
+    def finish(self) -> None:
+        """Close the connection, and take it off the books."""
+        if self._is_over:
+            return
+        self._is_closing = True
+        self._house.connections.discard(self)
+        self._house.admission.leave(self._address)
+        self._house.journal.disconnected(self._id, self._taken, self._refusals)
+        super().finish()
+
+    def secure(self) -> None:
+        """Start TLS with the certificate in force now."""
+        assert self._door.context is not None
+        self.start_tls(self._door.context())
+
+    def _on_secured(self) -> None:
+        super()._on_secured()
+        if self._door.tls == "implicit":
+            self._out.append(b"220 %b ESMTP relay\r\n" % self._house.hostname)
+        self._rest()
 
     def _answer(self, line: bytes | None) -> Answer | Awaitable[Answer]:
         """Carry out one command; most need not be awaited."""

@@ -4,7 +4,7 @@ Promises:
 - Replies leave in the order of their commands, those of a pipelined group in one write, once the engine waits for input, and never
   before the mail log has what was on its way to it (see outbox).
 - Lines end at CRLF only; a message is followed by commands only after its end; nothing that came before TLS counts after it.
-- Whatever the client does to the connection, a command that runs is not cancelled by it.
+- Whatever the client does to the connection, a command that runs is not cancelled by it. A task is there only while one runs.
 - A client that is silent too long holds its connection no longer than its deadline: Silent ends it. Input nobody has asked for yet is
   bounded. Messages are the intake's.
 
@@ -26,23 +26,25 @@ from relay.session.capture import Upload
 from relay.session.house import Rules
 from relay.session.outbox import Outbox
 from relay.session.transaction import Gone, Silent
+from relay.session.tunnel import Tunnel
 
 MAX_LINE = 12_310
 """Octets of a line: what RFC 4954 section 4 asks for AUTH; other commands need less."""
 MAX_BUFFER = 65_536
-HANDSHAKE_TIMEOUT = 30.0
 LINGER = 5.0
 """Seconds in which the last replies must be read: a connection that is closed is counted no more."""
-SHUTDOWN_TIMEOUT = 5.0
-"""Seconds in which the other side must answer the end of TLS."""
+
+_OVERLONG = bytes(MAX_LINE + 1)
+"""Stands for what is thrown away of a line that is too long."""
 
 
 class Engine(SMTP):
     """Reads lines and messages, writes replies."""
 
     __slots__ = (
-        "_at", "_buffer", "_deadline", "_events", "_is_clogged", "_is_half_closed", "_is_held_back", "_is_lost", "_is_shaking", "_latest",
-        "_out", "_outbox", "_room", "_rules", "_starving", "_timer", "_timer_at", "_transport", "_upload", "_waiter", "is_tls",
+        "_at", "_buffer", "_deadline", "_events", "_is_clogged", "_is_half_closed", "_is_held_back", "_is_lost", "_is_over", "_is_shaking",
+        "_latest", "_out", "_outbox", "_room", "_rules", "_starving", "_task", "_timer", "_timer_at", "_transport", "_upload", "_waiter",
+        "is_tls",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, rules: Rules, outbox: Outbox) -> None:
@@ -55,6 +57,8 @@ class Engine(SMTP):
         """What has come in; of it, what is before this octet has been read."""
         self._at = 0
         self._out: list[bytes] = []
+        self._task: asyncio.Task[None] | None = None
+        """What runs a command that must wait for something; what else comes in meanwhile waits for it."""
         self._waiter: asyncio.Future[Any] | None = None
         self._upload: Upload | None = None
         self._starving: asyncio.TimerHandle | None = None
@@ -62,7 +66,7 @@ class Engine(SMTP):
         self._latest = math.inf  # no wait goes beyond it
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
-        self._is_lost = self._is_half_closed = self._is_held_back = self._is_clogged = False
+        self._is_lost = self._is_half_closed = self._is_held_back = self._is_clogged = self._is_over = False
         self._room: asyncio.Future[None] | None = None
         self.is_tls = self._is_shaking = False
 
@@ -72,6 +76,14 @@ class Engine(SMTP):
 
     def _due(self, upload: Upload) -> float:
         """When an upload must be there, had it nothing more to come (the loop's time)."""
+        raise NotImplementedError
+
+    def _go_on(self) -> None:
+        """Carry out what has come in; no task is at it."""
+        raise NotImplementedError
+
+    def _fall_silent(self) -> None:
+        """The client has let its deadline pass, and no task waits for it."""
         raise NotImplementedError
 
     # -- the transport's side ------------------------------------------------------------------------------------------------
@@ -90,22 +102,25 @@ class Engine(SMTP):
         if data:
             self._buffer = self._buffer[self._at :] + data if self._buffer else data
             self._at = 0
-            if len(self._buffer) > MAX_BUFFER and not self._is_held_back and not self._is_shaking:
-                self._is_held_back = True
-                self._transport.pause_reading()
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
+        if self._task is None:
+            self._go_on()
+        elif (waiter := self._waiter) is not None and not waiter.done():
             waiter.set_result(upload)
+        if len(self._buffer) > MAX_BUFFER and not self._is_held_back and not self._is_over:
+            self._is_held_back = True
+            self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         """The client closed its side; what it sent before is still answered."""
         self._is_half_closed = True
         self._wake()
-        return not self.is_tls  # TLS cannot be half closed
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; a command that runs goes on."""
         self._is_lost = True
+        if self._timer is not None:
+            self._timer.cancel()
         self.resume_writing()
         self._wake()
 
@@ -121,8 +136,9 @@ class Engine(SMTP):
 
     def _wake(self) -> None:
         """Nothing more will come in."""
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
+        if self._task is None:
+            self.finish()
+        elif (waiter := self._waiter) is not None and not waiter.done():
             waiter.set_exception(Gone())
 
     # -- waiting, with a deadline --------------------------------------------------------------------------------------------
@@ -131,6 +147,12 @@ class Engine(SMTP):
         """What is awaited until something comes in; it raises Silent at the deadline (the loop's time), and Gone. Raises Gone."""
         if self._is_lost or self._is_half_closed:
             raise Gone
+        self._listen(deadline)
+        self._waiter = waiter = self._events.create_future()
+        return waiter
+
+    def _listen(self, deadline: float) -> None:
+        """Something must come in until then (the loop's time)."""
         if self._is_held_back:
             self._is_held_back = False
             if self._starving is None:
@@ -142,8 +164,6 @@ class Engine(SMTP):
             if self._timer is not None:
                 self._timer.cancel()
             self._set_timer(deadline)
-        self._waiter = waiter = self._events.create_future()
-        return waiter
 
     def _set_timer(self, when: float) -> None:
         """One timer a connection, set anew only when it fires: most deadlines move on before they come."""
@@ -152,14 +172,19 @@ class Engine(SMTP):
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, math.inf
         waiter, now = self._waiter, self._events.time()
-        if waiter is None or waiter.done():
+        if self._is_over:
+            self._transport.abort()
+            return
+        if self._task is not None and (waiter is None or waiter.done()):
             return
         if self._upload is not None and self._deadline <= now:
             self._deadline = min(self._due(self._upload), self._latest)  # every octet that came has bought its time
-        if self._deadline <= now:
-            waiter.set_exception(Silent())
-        else:
+        if self._deadline > now:
             self._set_timer(self._deadline)
+        elif self._task is None:
+            self._fall_silent()
+        elif waiter is not None:
+            waiter.set_exception(Silent())
 
     # -- lines in, replies out -----------------------------------------------------------------------------------------------
 
@@ -168,14 +193,20 @@ class Engine(SMTP):
         """Octets that have come in and were not read."""
         return len(self._buffer) - self._at
 
-    def whole_line(self) -> bytes | None:
-        """The next line without its CRLF, if it is there already and not too long."""
-        at = self._at
-        end = self._buffer.find(b"\r\n", at)
-        if end < 0 or end - at > MAX_LINE:
-            return None
-        self._at = end + 2
-        return self._buffer[at:end]
+    def _cut(self, end: int) -> bytes | None:
+        """The line that ends there, without its CRLF; None if it is too long."""
+        at, self._at = self._at, end + 2
+        return self._buffer[at:end] if end - at <= MAX_LINE else None
+
+    def _tidy(self) -> None:
+        """Keep only the line that has not come to its end, and send what was said."""
+        if self._buffer:
+            self._buffer = self._buffer[self._at :]
+            self._at = 0
+            if len(self._buffer) > MAX_LINE + 1:
+                self._buffer = _OVERLONG + self._buffer[-1:]  # which may be the CR of its end
+        if self._out:
+            self._outbox.send(self)
 
     async def line(self, latest: float = math.inf) -> bytes | None:
         """The next line without its CRLF, None if it was too long; what was said before is sent before waiting for it.
@@ -183,23 +214,13 @@ class Engine(SMTP):
         Waits for the patience there is with commands, and no longer than `latest` (the loop's time).
         """
         deadline = 0.0
-        is_over = False
         while (end := self._buffer.find(b"\r\n", self._at)) < 0:
-            if len(self._buffer) - self._at > MAX_LINE + 1:  # the last of them may be the CR of a line that is not too long
-                is_over = True
-                self._at = len(self._buffer) - 1
-            if self._at:
-                self._buffer = self._buffer[self._at :]
-                self._at = 0
-            if self._out:
-                self._outbox.send(self)
+            self._tidy()
             if self._is_clogged:
                 await self._unclog()
             deadline = deadline or min(self._events.time() + self._rules.command_timeout, latest)
             await self._input(deadline)
-        line = self._buffer[self._at : end]
-        self._at = end + 2
-        return None if is_over or len(line) > MAX_LINE else line
+        return self._cut(end)
 
     def say(self, reply: Reply) -> None:
         """Put a reply behind those already said."""
@@ -214,11 +235,13 @@ class Engine(SMTP):
             await self._unclog()
 
     def speak(self) -> None:
-        """Send what was said, without waiting."""
+        """Send what was said, without waiting; if it was the last, the connection is closed."""
         if self._out:
             if not self._is_lost:
                 self._transport.write(b"".join(self._out))
             self._out.clear()
+        if self._is_over and not self._is_lost:
+            self._transport.close()
 
     async def _unclog(self) -> None:
         """Wait until the client reads; raises Gone or Silent."""
@@ -241,61 +264,27 @@ class Engine(SMTP):
 
     # -- TLS, and the end ----------------------------------------------------------------------------------------------------
 
-    async def start_tls(self, context: ssl.SSLContext, is_first: bool = False) -> None:
-        """Secure the connection; raises Gone if that fails. Input of before is thrown away (RFC 3207 section 4.2).
-
-        Where TLS `is_first`, what has come in is its own, and the first octets of the handshake.
-        """
-        await self.flush()
-        # No await in between: what the last flight of the handshake brings along is already from inside.
-        early = self._buffer[self._at :] if is_first else b""
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        """Secure the connection, and hear nothing more before it is; what came before is thrown away (RFC 3207 section 4.2)."""
+        self._outbox.flush()
+        self.speak()
         self._buffer, self._at = b"", 0
-        self._is_held_back = False
         self.is_tls = self._is_shaking = True
-        patience = min(HANDSHAKE_TIMEOUT, self._latest - self._events.time())
-        if self._is_lost or self._is_half_closed or self._transport.is_closing() or patience <= 0:
-            raise Gone
-        self._transport.pause_reading()
-        start: Any = self._events.start_tls
-        upgrade = self._events.create_task(
-            start(self._transport, self, context, server_side=True, ssl_handshake_timeout=patience, ssl_shutdown_timeout=SHUTDOWN_TIMEOUT)
-        )
-        try:
-            if early:
-                await asyncio.sleep(0)  # from here on the transport's protocol is that of TLS; it begins before it is handed anything
-                self._events.call_soon(_hand_on, self._transport.get_protocol(), early)
-            transport = await upgrade
-        except (OSError, TimeoutError):  # ssl.SSLError is an OSError
-            raise Gone from None
-        if transport is None:
-            raise Gone
-        self._transport, self._is_shaking = transport, False
-        # What the last flight of the handshake brought along came before there was this transport to hold back.
-        self._is_held_back = len(self._buffer) > MAX_BUFFER
-        if self._is_held_back:
-            transport.pause_reading()
+        self._transport = Tunnel(self._transport, self, context, self._on_secured)
+
+    def _on_secured(self) -> None:
+        """What comes in from here on is from inside."""
+        self._is_shaking = False
 
     def cut(self) -> None:
         """End it at once."""
         self._transport.abort()
 
     def finish(self) -> None:
-        """Close the connection, after what was written; who does not read that is cut off."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._out:
-            self._outbox.flush()
-            self.speak()
-        self._transport.close()
-        if not self._is_lost and self._transport.get_write_buffer_size():
-            self._events.call_later(LINGER, self._transport.abort)
-
-
-def _hand_on(protocol: Any, octets: bytes) -> None:
-    """Give a protocol octets that came before it was there (asyncio.BufferedProtocol)."""
-    while octets:
-        room = memoryview(protocol.get_buffer(len(octets)))
-        size = min(len(room), len(octets))
-        room[:size] = octets[:size]
-        protocol.buffer_updated(size)
-        octets = octets[size:]
+        """Close the connection, after what was said; who does not read that is cut off."""
+        self._is_over = True
+        if not self._is_lost and self._transport.get_write_buffer_size():  # it is not read; else the timer that runs is soon enough
+            if self._timer is not None:
+                self._timer.cancel()
+            self._set_timer(self._events.time() + LINGER)
+        self._outbox.send(self)

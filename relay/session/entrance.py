@@ -90,7 +90,7 @@ class Entrance(Connection):
             self._doom = self._doom or TOO_MANY_COMMANDS
         return None
 
-    async def _cmd_starttls(self, argument: bytes) -> Answer:
+    def _cmd_starttls(self, argument: bytes) -> Answer:
         if argument:
             return NO_ARGUMENT
         if self.is_tls:
@@ -98,7 +98,7 @@ class Entrance(Connection):
         if self._door.tls != "starttls" or self._door.context is None:
             return Reply(502, "5.1", "STARTTLS is not offered here")
         self.say(Reply(220, "0.0", "Ready to start TLS"))
-        await self.secure()
+        self.secure()
         self._helo, self._is_esmtp = "", False
         self._forget_user()
         self._reset()
@@ -118,8 +118,7 @@ class Entrance(Connection):
         name = mechanism.decode("ascii", "replace").upper()
         if refusal := self._may_not_auth(name):
             return refusal
-        if self._out:
-            await self.flush()
+        self._outbox.send(self)
         claim = await auth.exchange(self, name, initial.strip(b" ") if initial else None)
         if isinstance(claim, Reply):
             return claim

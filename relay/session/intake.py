@@ -100,10 +100,10 @@ class Intake(Engine):
         if rest is None:
             self._budget.take(octets)
             return None
-        self._upload = None
         if upload.is_whole:
             self.leave_seat(octets)
         else:
+            self._upload = None
             self._budget.take(octets)
         return rest
 

@@ -167,10 +167,10 @@ class Protocol(Entrance):
             self._transaction = None
             if self._held:
                 self.release()
-        if transaction.is_taken:
+        if isinstance(reply, bytes):
             self._taken += 1
             self._errors = 0
-            return bytes(reply)
+            return reply
         reply = self._heed(transaction, reply)
         return reply if self._is_asked_for or is_chunked else self._unasked(reply)
 
@@ -189,9 +189,9 @@ class Protocol(Entrance):
             self._hop = None if smtputf8 else hop
         return Transaction(self._house, self._user, envelope, f"{self._id}.{self._messages}", hop)
 
-    async def secure(self) -> None:
-        """Start TLS with the certificate in force now; raises Gone."""
-        await super().secure()
+    def secure(self) -> None:
+        """Start TLS with the certificate in force now."""
+        super().secure()
         self._hop = None
 
     def _heed(self, transaction: Transaction, reply: Reply) -> Reply:

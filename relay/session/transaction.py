@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from relay.accounts.user import User
 from relay.mail import trace
 from relay.mail.envelope import Envelope
-from relay.mail.reply import Reply
+from relay.mail.reply import Reply, line_of
 from relay.mail.verdict import Deferred, Verdicts
 from relay.quota.ledger import Hold, Settlement
 from relay.quota.teller import Kept
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 SPOOL_DOWN = Reply(452, "3.1", "Insufficient system storage, try again later")
 NO_ROOM = Reply(452, "3.1", "No memory for the message now, try again later")
+BARE = Reply(550, "6.11", "Bare CR or LF in the message; lines end with CRLF (RFC 5321 section 2.3.8)")
+LOOP = Reply(554, "4.6", "Mail loop: this message has passed here too often")
 CLOSING = Reply(421, "7.0", "Account was changed, closing")
 
 
@@ -74,9 +76,12 @@ class Transaction:
 
     __slots__ = (
         "_deposit", "_envelope", "_hold", "_hop", "_house", "_is_stale", "_mark", "_message", "_recheck", "_refusal", "_route",
-        "id", "is_forwarding", "is_taken", "refused_for", "units", "user",
+        "id", "is_forwarding", "refused_for", "units", "user",
     )  # fmt: skip
+    _mark: int
     _message: Message
+    _refusal: Reply
+    """Why there is no hold, if it was tried to have one."""
     _route: Route
 
     def __init__(self, house: House, user: User, envelope: Envelope, id: str, hop: trace.Hop) -> None:
@@ -88,52 +93,49 @@ class Transaction:
         self.units = house.teller.ledger.rules.units(len(envelope.recipients))
         self._deposit: Deposit | None = None
         self._hold: Hold | None = None
-        self._refusal: Reply | None = None
-        self._mark = 0
         self._recheck: asyncio.Task[None] | None = None
         self._is_stale = False
         self.refused_for: str | None = None
         """Why it was refused by the ledger, or by what the owner has set, for the session to act on."""
-        self.is_taken = False
         self.is_forwarding = False
         """It is on its way to the smarthost, or its outcome to the ledger; bounded by the forward deadline and the store's time-out."""
 
-    async def run(self, client: Client) -> Reply:
-        """Take the message or refuse it, and say so; raises Gone if the client leaves before its final dot."""
-        look = self._house.directory.look(self.user.owner_id)  # which leaves with what reserve asks
+    async def run(self, client: Client) -> Reply | bytes:
+        """Refuse the message, or take it: then the reply is as it is sent. Raises Gone if the client leaves before its final dot."""
+        house, user, sender = self._house, self.user, self._envelope.sender
+        look = house.directory.look(user.owner_id)  # which leaves with what reserve asks
         await self._reserve()
         if self._hold is None:
-            return self._refuse()
+            return self._refusal
         try:
-            outfit = await consult(self._house, self.id, self.user, self.units, look, self._envelope.sender)
+            outfit = await consult(house, self.id, user, self.units, look, sender)
             if isinstance(outfit, Reply):
                 return await self._turn_down(outfit)
-            self._route = self._house.route if outfit.is_plain else route_of(self._house, outfit, self._envelope.sender)
+            self._route = house.route if outfit.is_plain else route_of(house, outfit, sender)
             self._begin_upload()
             try:
                 upload = await client.upload()
             finally:
-                self._house.uploads.discard(self)
+                house.uploads.discard(self)
                 if self._recheck is not None:
                     await self._await_recheck()
             if self._recheck is not None:  # a fault of its own must not take the place of what has ended the upload
                 self._recheck.result()
             if self._hold is None:
-                return self._refuse()
-            problem, header = self._inspect(upload)
-            if problem is not None:
+                return self._refusal
+            header = self._inspect(upload)
+            if isinstance(header, Reply):
                 await self._release("refused")
-                return problem
+                return header
             if not outfit.is_plain and is_particular(outfit):
-                message = self._message
-                written = await finish(self._house, self.id, self.user, self.units, outfit, self._envelope.sender, message, header)
+                written = await finish(house, self.id, user, self.units, outfit, sender, self._message, header)
                 if isinstance(written, Reply):
                     return await self._turn_down(written)
                 self._message = written
             if not self._is_safe():
                 await self._reserve()
                 if self._hold is None:
-                    return self._refuse()
+                    return self._refusal
             return await self._forward()
         except BaseException:
             if self._deposit is None or not self._deposit.is_made:  # else the spool answers for it, and retry settles it
@@ -148,7 +150,7 @@ class Transaction:
         try:
             answer = await self._house.teller.reserve(self.user.name, self.id, self.units, self.user.generation)
             if isinstance(answer, Hold):
-                self._hold, self._refusal = answer, None
+                self._hold = answer
                 return
             if answer.reason == "unknown":
                 await self._house.registry.find_user(self.user.name)  # raises if it is the store that forgot
@@ -174,10 +176,6 @@ class Transaction:
         while self._is_stale and self._hold is not None:
             self._is_stale = False
             await self._reserve()
-
-    def _refuse(self) -> Reply:
-        assert self._refusal is not None
-        return self._refusal
 
     def _is_safe(self) -> bool:
         """Whether the message may go out on what was reserved: nothing has changed, and the lease outlasts the attempt."""
@@ -212,26 +210,23 @@ class Transaction:
             self._recheck.cancel()  # else it might reserve again what is given back now
             raise
 
-    def _inspect(self, upload: Upload) -> tuple[Reply | None, trace.Header]:
-        """What is wrong with the message; if nothing is, what goes before it is written."""
-        rules = self._house.rules
-        header = trace.read_header(upload.wire, self._house.hostname)
-        problem = None
+    def _inspect(self, upload: Upload) -> trace.Header | Reply:
+        """What is wrong with the message; if nothing is, what its header says, and what goes before it is written."""
+        house, wire = self._house, upload.wire
         if upload.is_over:
-            problem = Reply(552, "3.4", f"Message exceeds the limit of {rules.max_message_bytes} octets")
-        elif upload.is_given_up:
-            problem = NO_ROOM
-        elif has_bare_newline(upload.wire):
-            problem = Reply(550, "6.11", "Bare CR or LF in the message; lines end with CRLF (RFC 5321 section 2.3.8)")
-        elif header.ours >= rules.max_passes or header.received > trace.MAX_RECEIVED:
-            problem = Reply(554, "4.6", "Mail loop: this message has passed here too often")
-        else:
-            to = self._envelope.recipients
-            prefix = trace.prefix(header, self._hop, self.id, self._house.date(), to[0].address if len(to) == 1 else "")
-            self._message = Message(prefix, upload.wire)
-        return problem, header
+            return Reply(552, "3.4", f"Message exceeds the limit of {house.rules.max_message_bytes} octets")
+        if upload.is_given_up:
+            return NO_ROOM
+        if has_bare_newline(wire):
+            return BARE
+        header = trace.read_header(wire, house.hostname)
+        if header.ours >= house.rules.max_passes or header.received > trace.MAX_RECEIVED:
+            return LOOP
+        to = self._envelope.recipients
+        self._message = Message(trace.prefix(header, self._hop, self.id, house.date(), to[0].address if len(to) == 1 else ""), wire)
+        return header
 
-    async def _forward(self) -> Reply:
+    async def _forward(self) -> Reply | bytes:
         house, envelope = self._house, self._envelope
         began = time.monotonic()
         self.is_forwarding = True
@@ -266,10 +261,11 @@ class Transaction:
         settlement = await house.teller.settle(hold, accepted, rejected)
         if self._deposit is not None and isinstance(settlement, Settlement):
             self._deposit.note_settled()
-        self._tell_taken(end, accepted, settlement, time.monotonic() - began)
+        said = str(end.reply)
+        self._tell_taken(end, accepted, settlement, time.monotonic() - began, said)
         if attempt.late is not None and self._deposit is not None:
             self._deposit.hear_out(attempt.late)
-        return end.reply
+        return line_of(said)
 
     async def _before_dot(self, refused: Verdicts) -> None:
         """Some were refused, some accepted: the entry is durable before the final dot, or the dot is not sent. Raises Withheld."""
@@ -320,7 +316,7 @@ class Transaction:
         if not is_sent and not self._is_safe():
             await self._reserve()
             if self._hold is None:
-                raise Withheld(self._refuse())
+                raise Withheld(self._refusal)
         accepted = counted(standings, self._house.teller.ledger.rules.unit)
         if self._deposit is None:
             self._deposit = Deposit(self._house, self.user, self._envelope, self.id, self.units, self._route.id)
@@ -342,18 +338,19 @@ class Transaction:
         recipients = [recipient.address for recipient in self._envelope.recipients]
         self._house.journal.rejected(self.id, self.user.name, self._envelope.sender, recipients, outcome, str(reply))
 
-    def _tell_taken(self, end: Disposition, accepted: int, settlement: Settlement | Kept, seconds: float) -> None:
-        self.is_taken = True
-        journal, user, envelope = self._house.journal, self.user.name, self._envelope
+    def _tell_taken(self, end: Disposition, accepted: int, settlement: Settlement | Kept, seconds: float, said: str) -> None:
+        house, id, user, envelope = self._house, self.id, self.user.name, self._envelope
         recipients = [address for address, _, _ in envelope.recipients]
         # What somebody else has settled (retry may be faster) has its instant on record there.
         at = settlement.at if isinstance(settlement, Settlement) and settlement.outcome != "done" else 0
-        size, spooled = len(self._message.wire), end.spooled if end.standings else None
-        journal.taken(self.id, user, envelope.sender, recipients, accepted, at, size, seconds, str(end.reply), spooled)
+        spooled = end.spooled if end.standings else None
+        house.journal.taken(id, user, envelope.sender, recipients, accepted, at, len(self._message.wire), seconds, said, spooled)
         if isinstance(settlement, Kept):
-            journal.charge_waits(self.id, user, accepted, settlement.is_durable)
-        elif settlement.is_overdraft:
-            journal.overdraft(self.id, user, accepted, at)
+            house.journal.charge_waits(id, user, accepted, settlement.is_durable)
+        elif settlement.outcome == "late":
+            house.journal.settled(id, user, accepted, at, late=True)
+            if settlement.is_overdraft:
+                house.journal.overdraft(id, user, accepted, at)
 
     def _rejected(self, end: Disposition) -> int:
         """Units that count against the cap on rejected mail."""

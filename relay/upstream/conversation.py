@@ -17,7 +17,7 @@ from typing import cast
 MAX_REPLY = 65_536
 """Octets of one reply, all its lines; more is no SMTP server."""
 
-JOINED = 65_536
+JOINED = 16_384
 """Octets of content up to which it is cheaper to put together what is sent together than to hand it over in pieces."""
 
 FAMILIAR = 1024

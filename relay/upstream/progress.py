@@ -68,9 +68,9 @@ class Progress:
         talk.interrupt()
         self.due = now + AGAIN
 
-    def reach_dot(self) -> None:
-        """The final dot has just been written."""
-        self.stage, self.dot_at = DOT, asyncio.get_running_loop().time()
+    def reach_dot(self, now: float) -> None:
+        """The final dot has just been written, at this time of the loop."""
+        self.stage, self.dot_at = DOT, now
 
     def check(self) -> None:
         """Raise Overdue if the deadline struck and did not end the attempt."""

@@ -85,7 +85,7 @@ class Smarthost:
         self._said: tuple[int, str] | None = None
         self._delivered: Delivered
         """What `_said` was: some word their answer to the dot alike for every message."""
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self._conversation = Conversation(loop)
         self._watch = Watch(loop, self._conversation)
         transport = client.transport
@@ -181,7 +181,7 @@ class Smarthost:
             self._conversation.send_content(b"BDAT %d LAST\r\n%b" % (message.length, message.prefix), message.wire)
         else:
             self._conversation.send_content(message.prefix, message.wire, b".\r\n")
-        progress.reach_dot()
+        progress.reach_dot(self._loop.time())
 
     async def _may_send(self, heard: tuple[int, str] | None, is_asked: bool, accepted: Sequence[Recipient], progress: Progress) -> bool:
         """The reply to DATA, which may be there already: whether the content may follow, else progress says why not. Raises Broken."""
@@ -310,28 +310,30 @@ class Smarthost:
         return unsuited
 
     def _mail(self, envelope: Envelope, message: Message) -> bytes:
+        sender, _, body, ret, envid, smtputf8 = envelope  # read at once: each by its name takes as long as all
         options = ""
         if self._has_size:
             # An estimate is enough (RFC 1870 section 4), and searching for dots would cost more than the rest: it counts the stuffed
             # ones too, so that it is never too low, but where it would then be too high.
             length = len(message.prefix) + len(message.wire)
             options = f" SIZE={message.size if 0 < self._limit < length else length}"
-        if self._has_8bitmime and (envelope.body == "8BITMIME" or not message.wire.isascii()):
+        if self._has_8bitmime and (body == "8BITMIME" or not message.wire.isascii()):
             options += " BODY=8BITMIME"
-        if envelope.smtputf8 and self._has_smtputf8:
+        if smtputf8 and self._has_smtputf8:
             options += " SMTPUTF8"
-        if self._has_dsn:
-            options += f" RET={envelope.ret}" if envelope.ret else ""
-            options += f" ENVID={envelope.envid}" if envelope.envid else ""
-        return f"MAIL FROM:<{envelope.sender}>{options}\r\n".encode()
+        if self._has_dsn and (ret or envid):
+            options += f" RET={ret}" if ret else ""
+            options += f" ENVID={envid}" if envid else ""
+        return f"MAIL FROM:<{sender}>{options}\r\n".encode()
 
     def _rcpt(self, recipient: Recipient) -> bytes:
+        address, notify, orcpt = recipient
         options = ""
-        if self._has_dsn:
-            options = f" NOTIFY={recipient.notify}" if recipient.notify else ""
-            orcpt = recipient.orcpt if self._has_smtputf8 else _orcpt_in_ascii(recipient.orcpt)
+        if self._has_dsn and (notify or orcpt):
+            options = f" NOTIFY={notify}" if notify else ""
+            orcpt = orcpt if self._has_smtputf8 else _orcpt_in_ascii(orcpt)
             options += f" ORCPT={orcpt}" if orcpt else ""
-        return f"RCPT TO:<{recipient.address}>{options}\r\n".encode()
+        return f"RCPT TO:<{address}>{options}\r\n".encode()
 
 
 def _orcpt_in_ascii(orcpt: str) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator, Sequence
+import ssl
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, zip_longest
+from typing import cast
 
 from relay.session.door import Door
 from relay.session.house import Rules
 from relay.session.protocol import Protocol
-from tests.fuzz.instant import InstantLoop, Line
+from tests.fuzz.instant import InstantLoop, Line, TokenContext
 from tests.fuzz.reader import Reader, Taken
 from tests.fuzz.rooms import HOSTNAME, Furnished, Offer, Script, furnish
 
@@ -20,13 +22,14 @@ FOREVER = 1e9
 GUESSES = 4
 """How often a DATA may be refused in one stream of a client that does not wait."""
 PLENTY = 25.0
-"""Seconds in which the rooms answer everything, and less than a handshake may take."""
+"""Seconds in which the rooms answer everything."""
 
+TOKEN_CONTEXT = cast(Callable[[], ssl.SSLContext], TokenContext)
 PLAIN = Door(1, "none", auth_without_tls=True)
 CLEAR = Door(2, "none")
-STARTTLS = Door(3, "starttls", context=lambda: None)  # type: ignore[arg-type,return-value]
-IMPLICIT = Door(4, "implicit", context=lambda: None)  # type: ignore[arg-type,return-value]
-EITHER = Door(5, "starttls", auth_without_tls=True, context=lambda: None)  # type: ignore[arg-type,return-value]
+STARTTLS = Door(3, "starttls", context=TOKEN_CONTEXT)
+IMPLICIT = Door(4, "implicit", context=TOKEN_CONTEXT)
+EITHER = Door(5, "starttls", auth_without_tls=True, context=TOKEN_CONTEXT)
 DOORS = {"plain": PLAIN, "clear": CLEAR, "starttls": STARTTLS, "implicit": IMPLICIT, "either": EITHER}
 
 PATIENT = Rules(
@@ -153,10 +156,8 @@ class Bench:
         return protocol, line
 
     def settle(self, protocol: Protocol, line: Line) -> None:
-        """Until everything that came is answered; a handshake's time is its own."""
-        self.loop.pass_time(0.001)
-        if line.get_protocol() is protocol:
-            self.loop.pass_time(PLENTY)
+        """Until everything that came is answered."""
+        self.loop.pass_time(PLENTY)
         check_at_rest(protocol)
 
     def check_ended(self, place: Furnished, lines: Sequence[Line]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import ssl
-from typing import Any, cast
+from typing import Any
 
 TOKEN = b"<TLS>"
 """What a client says in place of a handshake: whatever else it says there is no TLS."""
@@ -48,23 +48,6 @@ class InstantLoop(asyncio.SelectorEventLoop):
     def pass_time(self, seconds: float) -> None:
         """Let so much happen as happens in this time."""
         self.run_until_complete(asyncio.sleep(seconds))
-
-    async def start_tls(self, transport: Any, protocol: Any, sslcontext: Any, **options: Any) -> Any:
-        """Where the token stands for the handshake: the same line from then on, or what asyncio raises where it fails."""
-        line = cast(Line, transport)
-        handshake = _Handshake(line, protocol)
-        line.set_protocol(handshake)
-        line.resume_reading()
-        try:
-            async with asyncio.timeout(options["ssl_handshake_timeout"]):
-                await handshake.done
-        except TimeoutError:
-            line.abort()
-            raise ConnectionAbortedError("the handshake takes too long") from None
-        except OSError:
-            line.abort()
-            raise
-        return line
 
 
 class Line(asyncio.Transport):
@@ -138,11 +121,6 @@ class Line(asyncio.Transport):
         """Who hears the client from now on."""
         self._protocol = protocol
 
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """Who hears the client."""
-        found: asyncio.BaseProtocol = self._protocol
-        return found
-
     def write(self, data: Any) -> None:
         """To the client; uvloop's is not alive any more once the connection was lost."""
         if self.is_lost:
@@ -197,46 +175,49 @@ class Line(asyncio.Transport):
             self.is_lost = True
 
 
-class _Handshake(asyncio.BufferedProtocol):
-    """Waits for the token; what comes behind it is the session's, which hears it before it knows that the handshake is over."""
+class TokenContext:
+    """In place of ssl.SSLContext: the token stands for the handshake, and what comes behind it is as it is."""
 
-    def __init__(self, line: Line, protocol: asyncio.Protocol) -> None:
-        self._line = line
-        self._protocol = protocol
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_side: bool) -> _Token:
+        """The server's side of a connection."""
+        return _Token(incoming, outgoing)
+
+
+class _Token:
+    """In place of ssl.SSLObject."""
+
+    def __init__(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
         self._seen = b""
-        self._buffer = bytearray()
-        self.done = asyncio.get_running_loop().create_future()
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        """Room for what comes."""
-        self._buffer = bytearray(3)  # less than is asked for, as may be
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """It came."""
-        self.data_received(bytes(self._buffer[:nbytes]))
-
-    def data_received(self, octets: bytes) -> None:
+    def do_handshake(self) -> None:
         """Compare."""
-        if self.done.done():
-            if not self.done.cancelled() and not self.done.exception():
-                self._protocol.data_received(octets)
-            return
-        self._seen += octets
+        self._seen += self._incoming.read()
         if self._seen.startswith(TOKEN):
-            self.done.set_result(None)
-            self._line.set_protocol(self._protocol)
-            if rest := self._seen[len(TOKEN) :]:
-                self._protocol.data_received(rest)
-        elif not TOKEN.startswith(self._seen):
-            self.done.set_exception(ssl.SSLError("no TLS"))
+            self._seen = self._seen[len(TOKEN) :]
+        elif TOKEN.startswith(self._seen):
+            raise ssl.SSLWantReadError
+        else:
+            raise ssl.SSLError("no TLS")
 
-    def eof_received(self) -> bool:
-        """The client is gone."""
-        return False
+    def version(self) -> str:
+        """As if it were this one."""
+        return "TLSv1.3"
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
-        if not self.done.done():
-            self.done.set_exception(ConnectionResetError())
-        self._protocol.connection_lost(exc)
+    def pending(self) -> int:
+        """What came with the token."""
+        return len(self._seen)
+
+    def read(self, length: int) -> bytes:
+        """What the client said."""
+        self._seen += self._incoming.read()
+        found, self._seen = self._seen[:length], self._seen[length:]
+        return found
+
+    def write(self, data: memoryview) -> int:
+        """Less than is asked for, as may be."""
+        return self._outgoing.write(data[:100])
+
+    def unwrap(self) -> None:
+        """There is nothing to say."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+
+from relay.accounts.directory import Directory
+from relay.accounts.setting import Outfit
 from relay.accounts.throttle import Attempt, Throttle
 from relay.mail.envelope import Envelope
+from relay.session.capture import Capture
 from relay.store.client import Store
 from relay.upstream.route import Route
 from relay.upstream.smarthost import Message
@@ -33,6 +38,32 @@ async def test_a_bug_in_a_command_ends_its_connection_with_421_and_no_other(work
     assert "very secret" in (await worker.await_event("bug"))["traceback"]
     worker.house.throttle = throttle
     assert (await other.offer(b"Subject: x\r\n")).startswith(b"250 ")
+
+
+class BrokenDirectory(Directory):
+    """Another."""
+
+    def known(self, owner_id: str) -> Outfit | None:
+        """Fail."""
+        raise ZeroDivisionError("very secret")
+
+
+async def test_a_bug_in_a_command_that_waits_for_nothing_ends_its_connection_alike(worker: Worker, account: Account) -> None:
+    wire = await worker.enter(account)
+    worker.house.directory = BrokenDirectory(worker.house.registry._store, worker.house.registry._key)
+    await wire.send(b"NOOP", b"MAIL FROM:<a@b.example>", b"NOOP")
+    assert await wire.reply() == b"250 2.0.0 OK\r\n"
+    assert await wire.reply() == CLOSING
+    assert await wire.is_closed()
+    await worker.await_event("bug")
+    await worker.await_connections(0)
+
+
+async def test_an_idle_connection_holds_nothing_of_its_last_message(worker: Worker, account: Account) -> None:
+    wire = await worker.enter(account)
+    assert (await wire.offer(b"Subject: x\r\n")).startswith(b"250 ")
+    assert await wire.ask(b"NOOP") == b"250 2.0.0 OK\r\n"
+    assert not [found for found in gc.get_objects() if isinstance(found, Capture)]
 
 
 async def test_a_bug_in_a_message_of_chunks_ends_its_connection_for_what_follows_may_be_octets_of_a_chunk(

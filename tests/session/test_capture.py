@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relay.session.capture import Capture, content_size, has_bare_newline
+from relay.session.capture import LONG, Capture, content_size, find_end, has_bare_newline
 
 PIECES = st.sampled_from([
     b"\r", b"\n", b".", b"\r\n", b"\r\n.", b"..", b"\r\n..\r\n", b"\n.\n", b"\r.\r", b"\r\n.\r", b"\r\n.\n", b"\n.\r\n", b"\r.\r\n",
@@ -48,6 +48,20 @@ def test_any_cutting_gives_what_a_simple_reader_finds(stream: bytes, sizes: Sequ
     expected = reference(stream)
     assert (None if rest is None else (capture.wire, rest)) == expected
     assert not capture.is_over
+
+
+FILLS = st.tuples(st.sampled_from([b"", b".", b"..", b"a.b ", b"\n.", b"\r\n..", b"\r\n", b"x"]), st.integers(0, 3000))
+
+
+@given(st.lists(st.one_of(PIECES, FILLS.map(lambda fill: fill[0] * fill[1])), max_size=20).map(b"".join))
+def test_the_end_of_what_is_long_is_found_however_many_dots_are_before_it(data: bytes) -> None:
+    assert max(find_end(data), -1) == data.find(b"\r\n.\r\n")
+
+
+@given(st.integers(0, 60), st.integers(0, 2 * LONG), st.lists(PIECES, max_size=4).map(b"".join))
+def test_a_long_message_ends_where_a_short_one_would(dots: int, fill: int, after: bytes) -> None:
+    capture, stream = Capture(1 << 20), b"x." * dots + b"y" * fill + b"\r\n.\r\n" + after
+    assert (capture.feed(stream), capture.wire) == (after, stream[: 2 * dots + fill + 2])
 
 
 @given(st.lists(PIECES, max_size=30).map(b"".join), SIZES, st.integers(0, 20))

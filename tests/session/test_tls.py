@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
 import struct
@@ -11,6 +12,7 @@ import time
 import pytest
 import trustme
 
+from relay.session.tunnel import Tunnel
 from tests.certificate import trusting
 from tests.session.conftest import Account, Opening, Worker
 
@@ -137,3 +139,101 @@ async def test_a_stop_does_not_wait_for_a_handshake(worker: Worker, door: str) -
         await worker.listeners.drain(5)
         assert time.monotonic() - began < 1
         assert not worker.house.connections and not worker.events("bug")
+
+
+class Inside:
+    """A client that holds its records in its own hands."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        self.sock = sock
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.records = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+        while True:
+            try:
+                self.records.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self.sock.sendall(self.outgoing.read())
+                self.incoming.write(self.sock.recv(65_536))
+        self.sock.sendall(self.outgoing.read())
+
+    def wrap(self, content: bytes) -> bytes:
+        """The records of what is to be said."""
+        self.records.write(content)
+        return self.outgoing.read()
+
+    def hear(self, is_last: bool = False) -> bytes:
+        """What is said: a line, or if `is_last` all up to the end that TLS has; that of the connection alone raises an error."""
+        said = b""
+        while is_last or not said.endswith(b"\r\n"):
+            try:
+                if not (part := self.records.read(65_536)):
+                    break
+                said += part
+            except ssl.SSLWantReadError:
+                octets = self.sock.recv(65_536)
+                self.incoming.write(octets) if octets else self.incoming.write_eof()
+        return said
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_records_count_however_they_are_cut(worker: Worker, authority: trustme.CA, door: str) -> None:
+    def talk() -> None:
+        with approach(worker.ports[door], door) as sock:
+            client = Inside(sock, trusting(authority))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            assert door == "starttls" or client.hear().startswith(b"220 ")
+            for octet in client.wrap(b"NOOP\r\nNO"):
+                sock.sendall(bytes([octet]))
+            assert client.hear() == b"250 2.0.0 OK\r\n"
+            sock.sendall(b"".join(client.wrap(part) for part in (b"OP\r\n", b"NOOP\r\n" * 99 + b"x" * 30_000, b"\r\nQUIT\r\n")))
+            replies = client.hear(is_last=True).splitlines()
+            assert replies == [b"250 2.0.0 OK"] * 100 + [b"500 5.5.2 Line too long", b"221 2.0.0 Bye"]
+
+    await asyncio.to_thread(talk)
+    await worker.await_connections(0)
+    assert not worker.events("bug")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_the_end_is_said_to_who_says_it_and_waits(worker: Worker, authority: trustme.CA, version: ssl.TLSVersion) -> None:
+    context = trusting(authority)
+    context.minimum_version = context.maximum_version = version
+
+    def talk() -> None:
+        with context.wrap_socket(approach(worker.ports["starttls"], "starttls"), server_hostname="localhost") as sock:
+            sock.sendall(b"NOOP\r\n")
+            assert sock.recv(4096).startswith(b"250 ")
+            sock.unwrap()  # which waits for the other side's, or raises an error
+
+    await asyncio.to_thread(talk)
+    await worker.await_connections(0)
+    assert not worker.events("bug")
+
+
+async def test_a_record_that_was_altered_ends_the_connection_with_an_alert(worker: Worker, authority: trustme.CA) -> None:
+    def talk() -> None:
+        with approach(worker.ports["starttls"], "starttls") as sock:
+            client = Inside(sock, trusting(authority))
+            altered = bytearray(client.wrap(b"NOOP\r\n"))
+            altered[-1] ^= 1
+            sock.sendall(altered + client.wrap(b"NOOP\r\n"))
+            with pytest.raises(ssl.SSLError, match=r"(?i)bad.record.mac"):
+                client.hear()
+
+    await asyncio.to_thread(talk)
+    await worker.await_connections(0)
+    assert not worker.events("bug")
+
+
+async def test_a_connection_that_has_gone_leaves_nothing_to_the_collector(worker: Worker, authority: trustme.CA) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        await asyncio.to_thread(visit, worker.ports["starttls"], "starttls", trusting(authority))
+        await worker.await_connections(0)
+        async with asyncio.timeout(3):
+            while any(isinstance(found, Tunnel) for found in gc.get_objects()):
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()

@@ -1,0 +1,131 @@
+"""TLS on one connection: its records are taken apart and put together in memory, between the transport and the session.
+
+Promises: nothing is said inside before the handshake is over, and nothing that came before it is heard after; a client that breaks the
+protocol is told so as TLS has it, and cut off; the end of TLS is said, and the client's answer is not waited for (RFC 8446 section 6.1).
+
+`loop.start_tls` would do the same with a task, two timers and 256 KiB for each connection, and as much again for each time it reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+
+RECORD = 16_384
+"""Octets of content that a record has at most (RFC 8446 section 5.1)."""
+
+
+class Tunnel(asyncio.Protocol, asyncio.Transport):
+    """The transport's protocol, and the session's transport."""
+
+    __slots__ = ("_incoming", "_is_ended", "_is_open", "_on_open", "_outgoing", "_records", "_session", "_transport")
+
+    def __init__(
+        self, transport: asyncio.Transport, session: asyncio.Protocol, context: ssl.SSLContext, on_open: Callable[[], None]
+    ) -> None:
+        """Begin the handshake, as the server; `on_open` hears of its end."""
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._records = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._transport = transport
+        self._session = session
+        self._on_open = on_open
+        self._is_open = self._is_ended = False
+        transport.set_protocol(self)
+
+    # -- the transport's side ------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Records came in."""
+        self._incoming.write(data)
+        try:
+            if not self._is_open:
+                self._records.do_handshake()
+                self._is_open = True
+                # In TLS 1.3 nothing is left to send but a ticket, which nobody waits for: it goes out with the next reply.
+                if self._records.version() != "TLSv1.3":
+                    self._send()
+                self._on_open()
+            if content := self._read():
+                self._session.data_received(content)
+            if self._is_ended:
+                self._session.eof_received()
+        except ssl.SSLWantReadError:
+            self._send()
+        except OSError:  # ssl.SSLError is one
+            self._send()  # the alert that says why
+            self._transport.close()
+
+    def _read(self) -> bytes:
+        """What is inside the records that are whole."""
+        parts = []
+        try:
+            # Asked for more than there is, OpenSSL raises an error, which costs as much as a record.
+            while not self._is_ended and (self._incoming.pending or self._records.pending()):
+                parts.append(part := self._records.read(RECORD))
+                self._is_ended = not part
+        except ssl.SSLWantReadError:
+            self._send()  # keys may have been changed
+        return b"".join(parts)
+
+    def _send(self) -> None:
+        if self._outgoing.pending and not self._transport.is_closing():
+            self._transport.write(self._outgoing.read())
+
+    def eof_received(self) -> bool | None:
+        """The client closed its side, inside or outside."""
+        return self._session.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._session.connection_lost(exc)
+        del self._session, self._on_open  # which know this object: nobody should have to find out that all of them have gone
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
+        self._session.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._session.resume_writing()
+
+    # -- the session's side --------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send what the session says."""
+        try:
+            sent = self._records.write(data)
+            while sent < len(data):
+                sent += self._records.write(data[sent:])
+        except ssl.SSLError:  # after an alert; the connection is closed then
+            pass
+        self._send()
+
+    def close(self) -> None:
+        """Say that this is the end, and close after what was written."""
+        if self._is_open and not self._transport.is_closing():
+            with suppress(ssl.SSLError):  # the client's answer is not there yet
+                self._records.unwrap()
+            self._send()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        """Whether it was closed."""
+        return self._transport.is_closing()
+
+    def get_write_buffer_size(self) -> int:
+        """Octets that have not left yet."""
+        return self._transport.get_write_buffer_size()
+
+    def pause_reading(self) -> None:
+        """Read no more for now."""
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._transport.resume_reading()
