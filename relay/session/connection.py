@@ -51,7 +51,7 @@ class Connection(Intake):
     """One connection; what its commands do is left to the classes above it."""
 
     __slots__ = (
-        "_address", "_commands", "_doom", "_door", "_errors", "_house", "_id", "_is_busy", "_is_closing", "_is_securing", "_is_verdict",
+        "_address", "_commands", "_doom", "_door", "_errors", "_house", "_id", "_is_busy", "_is_closing", "_is_verdict",
         "_is_wary", "_peer", "_refusals", "_taken", "_task", "_transaction",
     )  # fmt: skip
 
@@ -67,7 +67,7 @@ class Connection(Intake):
         self._address = ""
         self._doom: Reply | None = None
         self._transaction: Transaction | None = None
-        self._is_busy = self._is_closing = self._is_securing = False
+        self._is_busy = self._is_closing = False
         self._is_wary = False
         """A message may follow that nobody asked for."""
         self._is_verdict = False

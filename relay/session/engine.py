@@ -161,12 +161,12 @@ class Engine(SMTP):
             deadline = self._latest
         self._deadline = deadline
         if deadline < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
             self._set_timer(deadline)
 
     def _set_timer(self, when: float) -> None:
         """One timer a connection, set anew only when it fires: most deadlines move on before they come."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer, self._timer_at = self._events.call_at(when, self._on_timer), when
 
     def _on_timer(self) -> None:
@@ -242,6 +242,8 @@ class Engine(SMTP):
             self._out.clear()
         if self._is_over and not self._is_lost:
             self._transport.close()
+            if self._transport.get_write_buffer_size():
+                self._set_timer(self._events.time() + LINGER)
 
     async def _unclog(self) -> None:
         """Wait until the client reads; raises Gone or Silent."""
@@ -268,9 +270,10 @@ class Engine(SMTP):
         """Secure the connection, and hear nothing more before it is; what came before is thrown away (RFC 3207 section 4.2)."""
         self._outbox.flush()
         self.speak()
-        self._buffer, self._at = b"", 0
+        self._at = len(self._buffer)
         self.is_tls = self._is_shaking = True
-        self._transport = Tunnel(self._transport, self, context, self._on_secured)
+        if not self._is_lost:
+            self._transport = Tunnel(self._transport, self, context, self._on_secured)
 
     def _on_secured(self) -> None:
         """What comes in from here on is from inside."""
@@ -283,8 +286,4 @@ class Engine(SMTP):
     def finish(self) -> None:
         """Close the connection, after what was said; who does not read that is cut off."""
         self._is_over = True
-        if not self._is_lost and self._transport.get_write_buffer_size():  # it is not read; else the timer that runs is soon enough
-            if self._timer is not None:
-                self._timer.cancel()
-            self._set_timer(self._events.time() + LINGER)
         self._outbox.send(self)

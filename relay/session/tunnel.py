@@ -15,6 +15,8 @@ from contextlib import suppress
 
 RECORD = 16_384
 """Octets of content that a record has at most (RFC 8446 section 5.1)."""
+MOST_UNREAD = 262_144
+"""Octets that TLS itself may say (new keys are answered) to who reads nothing; the session bounds what it says."""
 
 
 class Tunnel(asyncio.Protocol, asyncio.Transport):
@@ -38,24 +40,32 @@ class Tunnel(asyncio.Protocol, asyncio.Transport):
 
     def data_received(self, data: bytes) -> None:
         """Records came in."""
+        if self._is_ended:  # what comes behind the end is nobody's, and must not be kept
+            return
         self._incoming.write(data)
-        try:
-            if not self._is_open:
-                self._records.do_handshake()
-                self._is_open = True
-                # In TLS 1.3 nothing is left to send but a ticket, which nobody waits for: it goes out with the next reply.
-                if self._records.version() != "TLSv1.3":
-                    self._send()
-                self._on_open()
-            if content := self._read():
+        if self._is_open or self._shake():
+            content = self._read()
+            if content:
                 self._session.data_received(content)
-            if self._is_ended:
-                self._session.eof_received()
+        if self._is_ended:
+            self._session.eof_received()
+
+    def _shake(self) -> bool:
+        """Go on with the handshake; whether it is over."""
+        try:
+            self._records.do_handshake()
         except ssl.SSLWantReadError:
             self._send()
-        except OSError:  # ssl.SSLError is one
-            self._send()  # the alert that says why
-            self._transport.close()
+            return False
+        except ssl.SSLError:
+            self._break()
+            return False
+        self._is_open = True
+        # In TLS 1.3 nothing is left to send but a ticket, which nobody waits for: it goes out with the next reply.
+        if self._records.version() != "TLSv1.3":
+            self._send()
+        self._on_open()
+        return True
 
     def _read(self) -> bytes:
         """What is inside the records that are whole."""
@@ -67,7 +77,18 @@ class Tunnel(asyncio.Protocol, asyncio.Transport):
                 self._is_ended = not part
         except ssl.SSLWantReadError:
             self._send()  # keys may have been changed
+            if self._transport.get_write_buffer_size() > MOST_UNREAD:
+                self._transport.abort()
+        except ssl.SSLError:
+            self._break()
+            return b""
         return b"".join(parts)
+
+    def _break(self) -> None:
+        """The client broke the protocol: an alert says how, and nothing more is heard."""
+        self._is_ended = True
+        self._send()
+        self._transport.close()
 
     def _send(self) -> None:
         if self._outgoing.pending and not self._transport.is_closing():
