@@ -32,6 +32,8 @@ WEIGHTS = {
     "taken": 1, "gone": 3, "rejected": 5, "rgone": 7, "held": 11, "marks": 13, "last": 1, "soonest": 2, "lapses": 1,
 }  # fmt: skip
 """What each counter is multiplied with in `check`."""
+PRIME = 2**32 - 5
+"""What `check` is taken modulo (form.lua)."""
 BESIDE = ("sum", "rsum", "marks")
 """Counters that an earlier version wrote together, for the audit alone."""
 Scored = Sequence[tuple[str, float]]
@@ -143,7 +145,7 @@ class _Count:
 
     def _check(self) -> Iterator[str]:
         """The counters are those that were written together."""
-        check = sum(weight * self._is[name] for name, weight in WEIGHTS.items()) % (1 << 32)
+        check = sum(weight * self._is[name] for name, weight in WEIGHTS.items()) % PRIME
         if self._look.counters["check"] is not None and check != self._is["check"]:
             yield f"check: expected {check} over the counters, found {self._is['check']}: they are not those written together"
 
@@ -151,10 +153,8 @@ class _Count:
         """What the scripts always write together is there or not there together."""
         counters = self._look.counters
         # Who was never rejected has neither of those two; and an earlier version had `holds`.
-        beside = [name for name in BESIDE if name != "rsum" or counters["rejected"] is not None]
+        beside = [name for name in BESIDE if counters["check"] is None and (name != "rsum" or counters["rejected"] is not None)]
         missing = [name for name in beside if counters[name] is None and (name != "marks" or counters["holds"] is None)]
-        if counters["check"] is not None:  # they are one field now
-            missing = []
         if missing and (len(missing) < len(beside) or self._records):
             yield from (f"{name}: expected beside the other counters, found none" for name in missing)
         charged = self._is["taken"] + self._is["rejected"]
@@ -296,6 +296,8 @@ class _Count:
         counted = sum(mark(member, score) for member, score in (*self._look.open, *self._look.lapsed)) % (1 << 32)
         if self._look.counters[name] is not None and counted != self._is[name]:
             yield f"{name}: expected {self._is[name]} over the open and the lapsed holds, found {counted}: they are not those written"
+        if self._look.lapsed and self._look.counters["check"] is not None and not self._is["lapses"]:
+            yield "lapses: expected 1 (there are lapsed holds), found 0"
         open = {member for member, _ in self._look.open}
         for member, since in self._look.lapsed:
             if _units(member) is None:

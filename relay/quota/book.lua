@@ -54,12 +54,13 @@ local hourly, total, counters = tonumber(f[4]), tonumber(f[5]), f[6]  -- nil: un
 
 -- A book that no script has written, or one of an earlier version, which had a field for each counter: they become one. Where there is
 -- no digest of the holds yet (or another, `holds`), they are counted once, and :lapsed expires no more. But a digest that is not there
--- beside `sum` was taken away, and a sum that is another than its counters say stays: what verify would find shall not be hidden.
+-- beside `sum` was taken away, and a sum that is another than its counters say stays (until HDEL of it): what verify would find shall not
+-- be hidden. Every version wrote `last` with the others: a number beside which it is missing was put there by hand, over a whole book.
 if not counters or #counters ~= SIZE then
   local was, number = call('HMGET', K, 'gone', 'rejected', 'rgone', 'held', 'marks', 'last', 'sum', 'rsum', 'holds'), {}
-  for i = 1, 6 do number[i] = tonumber(was[i] or 0) end
-  local taken, gone, rejected, rgone, held, marks, last = tonumber(counters or 0), unpack(number, 1, 6)
-  if not (taken and gone and rejected and rgone and held and marks and last) then
+  for i = 1, 6 do number[i] = tonumber(string.match(was[i] or '0', '^%d+$')) end
+  local taken, gone, rejected, rgone, held, marks, last = tonumber(string.match(counters or '0', '^%d+$')), unpack(number, 1, 6)
+  if not (taken and gone and rejected and rgone and held and marks and last) or (counters and not was[6]) then
     return redis.error_reply('DAMAGED a counter of ' .. K .. ' is no number')
   end
   if not was[5] and (was[9] or not was[7]) then

@@ -12,17 +12,19 @@
 --   prefix     how ids in :settles begin that are written without it; spaces where all are written in full
 --
 -- The field goes by the name of the first because an earlier version, which had one field for each, finds no number there and fails,
--- instead of counting from nothing.
-local SIZE = 61
+-- instead of counting from nothing. To read it (the server must be one of 64 bits; a counter has up to 2^47):
+--   EVAL "return {struct.unpack('>i6i6i6i6i6I4I7I7BI4c8', redis.call('HGET', KEYS[1], 'taken'))}" 1 {u:NAME}
+local SIZE = 61  -- not more than 64 (hash-max-listpack-value): else each user's hash would take several times the memory
+local PRIME = 2^32 - 5  -- the check is taken modulo a prime, so that every octet of an instant counts
 
 local function form(taken, gone, rejected, rgone, held, marks, last, soonest, lapses, prefix)
   marks = marks % 2^32
-  local check = taken + 3 * gone + 5 * rejected + 7 * rgone + 11 * held + 13 * marks + last % 2^32 + 2 * (soonest % 2^32) + lapses
-  return struct.pack('>i6i6i6i6i6I4I7I7BI4c8', taken, gone, rejected, rgone, held, marks, last, soonest, lapses, check % 2^32,
+  local check = taken + 3 * gone + 5 * rejected + 7 * rgone + 11 * held + 13 * marks + last % PRIME + 2 * (soonest % PRIME) + lapses
+  return struct.pack('>i6i6i6i6i6I4I7I7BI4c8', taken, gone, rejected, rgone, held, marks, last, soonest, lapses, check % PRIME,
                      prefix or '        ')
 end
 
--- The same in the same order, the check before the prefix.
+-- The same, in the same form and order: the check before the prefix.
 local function read(counters) return struct.unpack('>i6i6i6i6i6I4I7I7BI4c8', counters) end
 
 -- What one hold adds to `marks`: a number of the member's own, times the score, so that neither changes unseen. All is exact in 53 bits.

@@ -49,7 +49,7 @@ for i = 1, count do
   if ends then held, marks = held - n, marks - mark(member, ends) end
   if since then marks = marks - mark(member, since) end
   open[member], lapsed[member] = nil, nil
-  if asked == generation or (asked ~= '' and not string.find(asked, ',', 1, true)) then
+  if asked ~= '' and (asked == generation or not string.find(asked, ',', 1, true)) then
     local sent, bounced = taken - gone, rejected - rgone
     local reason, used, limit, instant = nil, 0, 0, 0
     if f[1] ~= 'E' or f[2] ~= 'E' then

@@ -8,8 +8,9 @@ local K = KEYS[1]
 if redis.call('EXISTS', K) == 0 then return {} end
 local counters = redis.call('HMGET', K, 'taken', 'gone', 'rejected', 'rgone', 'held', 'marks', 'last', 'soonest', 'lapses', 'check', 'sum',
                             'rsum', 'base', 'holds')
+local numbers
 if counters[1] and #counters[1] == SIZE then
-  local numbers = {read(counters[1])}
+  numbers = {read(counters[1])}
   for i = 1, 10 do counters[i] = string.format('%d', numbers[i]) end
 end
 local answer = {clock(), counters}
@@ -20,6 +21,9 @@ if redis.call('TYPE', K .. ':settles').ok == 'stream' then
   answer[#answer + 1] = translate(redis.call('XRANGE', K .. ':settles', '-', '+'), head)
 else
   local entries, prefix = redis.call('LRANGE', K .. ':settles', '-' .. ARGV[1], -1), prefix_of(redis.call('LINDEX', K .. ':settles', 0))
+  if numbers and entries[1] and numbers[11] ~= '        ' and numbers[11] ~= prefix then
+    counters[10] = counters[10] .. ', and ids that begin with ' .. numbers[11] .. ', not ' .. (prefix or 'as the first record')
+  end
   for i, entry in ipairs(entries) do entries[i] = in_full(entry, prefix) end
   answer[#answer + 1] = entries
 end

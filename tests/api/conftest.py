@@ -111,7 +111,7 @@ async def house(store: Store, place: Path, spool: Spool | None, guesses: Guesses
 @pytest.fixture
 async def http(house: House) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the running server."""
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{house.port}", timeout=10) as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{house.port}", timeout=30) as client:
         yield client
 
 

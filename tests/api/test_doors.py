@@ -61,7 +61,7 @@ def guard(canary: Canary) -> Guard:
 async def by_webitel(http: httpx.AsyncClient, house: House, tenant: Tenant, host: str, port: int) -> str:
     """Write the setting, which is kept whatever it says, and test it."""
     headers = await signed_in(house, tenant)
-    async with httpx.AsyncClient(base_url=http.base_url, timeout=10, headers=headers) as page:
+    async with httpx.AsyncClient(base_url=http.base_url, timeout=30, headers=headers) as page:
         await put(page, options={"host": host, "port": port, "ignoreTLS": True})
         answer = await page.post(f"{SETTINGS}/test", params=HERE)
     assert answer.status_code == 500 and answer.json()["status"] == "error"

@@ -18,7 +18,7 @@ from tests.api.webitel_calls import DOMAIN, HERE, PASSWORD, SETTINGS, WRITTEN, e
 async def page(house: House, tenant: Tenant) -> AsyncIterator[httpx.AsyncClient]:
     """A client that is signed in."""
     headers = await signed_in(house, tenant)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{house.port}", timeout=10, headers=headers) as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{house.port}", timeout=30, headers=headers) as client:
         yield client
 
 

@@ -15,6 +15,10 @@ local numbers = {struct.unpack(form, redis.call('HGET', KEYS[1], 'taken'))}
 numbers[tonumber(ARGV[1])] = numbers[tonumber(ARGV[1])] + tonumber(ARGV[2])
 redis.call('HSET', KEYS[1], 'taken', struct.pack(form, unpack(numbers, 1, 11)))
 """
+BEGUN = """
+local octets = redis.call('HGET', KEYS[1], 'taken')
+redis.call('HSET', KEYS[1], 'taken', string.sub(octets, 1, 53) .. ARGV[1])
+"""
 
 
 def read(octets: bytes | None) -> dict[str, int]:
@@ -29,6 +33,11 @@ def read(octets: bytes | None) -> dict[str, int]:
 def moved(book: str, name: str, by: int) -> Command:
     """Change one counter, and leave the others as they are, the check too."""
     return ("EVAL", PLANT, 1, book, [each for each, _ in FORM].index(name) + 1, by)
+
+
+def begun(book: str, prefix: str) -> tuple[Command]:
+    """Change how ids are said to begin."""
+    return (("EVAL", BEGUN, 1, book, prefix),)
 
 
 async def write_a_field_each(store: Store, book: str) -> None:

@@ -127,6 +127,16 @@ async def test_a_book_of_an_earlier_version_whose_counter_is_no_number_is_refuse
     assert await differences(ledger) == []
 
 
+@pytest.mark.parametrize("number", ["0", "1.5", "nan", "inf", "-3", "1e300", "0x10"])
+async def test_a_number_written_over_all_counters_is_refused_and_not_taken_for_an_earlier_version(store: Store, number: str) -> None:
+    ledger = await live(store, FULL)
+    await store.many(hset("taken", number))
+    for _ in range(2):
+        with pytest.raises(StoreRefused):
+            await ledger.settle(USER, "open2", 5, 5)
+    assert await store.command("HGET", K, "taken") == number.encode()
+
+
 async def test_a_digest_taken_away_with_a_hold_is_not_counted_anew(store: Store) -> None:
     ledger = await with_a_field_each(store)
     await store.many([("HDEL", K, "marks"), ("ZREM", f"{K}:lapsed", "lapsed1:1")])

@@ -139,3 +139,13 @@ async def test_a_reserve_that_fails_on_damaged_holds_leaves_the_others(store: St
     assert audit is not None and not audit.differences
     assert (await ledger.settle("ada", "x", 2, 2)).outcome == ("ok" if second < 9 else "late")
     assert (await ledger.settle("ada", "w", 1, 1)).outcome == "late"
+
+
+async def test_a_settle_is_one_whatever_stands_for_the_generation(store: Store) -> None:
+    ledger = await user_at(store, 0, 10)
+    assert isinstance(await ledger.reserve("ada", "s1", 1, 1), Hold)
+    await store.command("HSET", key("ada"), "gen", "")
+    settled = await ledger.settle("ada", "s1", 1, 1)
+    assert (settled.outcome, settled.taken) == ("ok", 1)
+    usage = await ledger.usage("ada")
+    assert usage is not None and (usage.taken, usage.in_flight) == (1, 0)
