@@ -47,9 +47,9 @@ def possible(rejections: Iterable[Rejection], rules: Rules) -> dict[str, Account
     users: dict[str, list[tuple[int, int]]] = {}
     for rejection in rejections:
         if units := units_of(rejection, rules):
-            # Counted before its line was written: from the earliest instant on it is in the way of others.
-            users.setdefault(rejection.user, []).append((rejection.told - DECIDING, units))
-    return {user: Account(own) for user, own in users.items()}
+            users.setdefault(rejection.user, []).append((rejection.told, units))
+    # Counted before its line was written: from the earliest instant on it is in the way of others, until the latest has left the window.
+    return {user: Account(own, ((told - DECIDING, units) for told, units in own)) for user, own in users.items()}
 
 
 def units_of(rejection: Rejection, rules: Rules) -> int:

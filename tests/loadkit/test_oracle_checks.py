@@ -193,6 +193,17 @@ def test_more_rejected_than_the_cap_allows_is_found_and_less_may_not_be_refused_
     assert world.verdict(rejected_factor=3.0).broken == {"wrong refusals"}
 
 
+@pytest.mark.parametrize(("past", "is_right"), [(-1.0, True), (0.8, True), (1.5, False)])
+def test_what_was_rejected_is_in_the_way_until_the_latest_instant_at_which_it_may_have_been_has_left(past: float, is_right: bool) -> None:
+    world = World(hourly=2)
+    for second in range(4):
+        world.attempt(second, 550, "5.1.1 unknown", "dot")
+        world.write("rejected", second, outcome="rejected")
+    world.attempt(WINDOW + past, 451, "4.7.0 Too much of your mail was rejected (4/4 messages); retry-after=1", "data")
+    verdict = world.verdict(rejected_factor=2.0, rejected_minimum=4)
+    assert ("wrong refusals" not in verdict.broken) == is_right
+
+
 def test_of_recipients_those_refused_count_against_the_cap() -> None:
     world = World(hourly=10)
     for second in range(3):
