@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from relay import __version__
@@ -25,6 +27,19 @@ bench.add_commands(app)
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def relay(
+    is_asked: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """An SMTP relay that keeps per-user sending limits exactly."""
 
 
 def main() -> None:
