@@ -107,10 +107,6 @@ class Store:
                 raise answer
         return list(answers)
 
-    async def publish(self, channel: str, message: str) -> None:
-        """Tell every subscriber of `channel`."""
-        await self.command("PUBLISH", channel, message)
-
     def subscribe(self, channel: str) -> AsyncIterator[str | None]:
         """Yield None once the subscription stands, then each message; raises StoreUnavailable when it is lost."""
         return self._way.subscribe(channel, self._pulse)

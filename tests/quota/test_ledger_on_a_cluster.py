@@ -99,10 +99,10 @@ async def test_a_change_published_on_any_node_is_heard(clustered: Store, nodes: 
     heard = clustered.subscribe("relay:changes")
     async with asyncio.timeout(10):
         assert await anext(heard) is None
-        await clustered.publish("relay:changes", "ada")
+        await clustered.command("PUBLISH", "relay:changes", "ada")
         assert await anext(heard) == "ada"
         for node in nodes:
-            await node.store.publish("relay:changes", f"from {node.port}")
+            await node.store.command("PUBLISH", "relay:changes", f"from {node.port}")
             assert await anext(heard) == f"from {node.port}"
     await heard.aclose()  # type: ignore[attr-defined]
 

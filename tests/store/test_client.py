@@ -149,24 +149,24 @@ async def test_a_subscriber_hears_what_is_published_and_when_its_connection_is_l
     heard = far.subscribe("changes")
     async with asyncio.timeout(5):
         assert await anext(heard) is None
-        await store.publish("changes", "ada")
-        await store.publish("changes", "bob")
+        await store.command("PUBLISH", "changes", "ada")
+        await store.command("PUBLISH", "changes", "bob")
         assert [await anext(heard), await anext(heard)] == ["ada", "bob"]
         proxy.mode = "cut"
-        await store.publish("changes", "lost")
+        await store.command("PUBLISH", "changes", "lost")
         with pytest.raises(StoreUnavailable):
             await anext(heard)
 
 
 async def test_a_subscription_that_is_silent_is_asked_whether_it_lives(proxy: Proxy, far: Store, store: Store) -> None:
     """One that answers goes on for as long as nothing is published, one that does not is given up."""
-    patient = Store(proxy.url, pulse=0.2)
+    patient = Store(proxy.url, pulse=0.7)
     heard = patient.subscribe("changes")
     async with asyncio.timeout(10):
         assert await anext(heard) is None
         later = asyncio.ensure_future(anext(heard))
-        await asyncio.sleep(1)
-        await store.publish("changes", "ada")
+        await asyncio.sleep(2)
+        await store.command("PUBLISH", "changes", "ada")
         assert await later == "ada"
         proxy.mode = "swallow"
         with pytest.raises(StoreUnavailable, match="dead"):
