@@ -11,9 +11,9 @@ from relay.quota.ledger import Ledger
 from relay.store.client import Store, StoreRefused
 from tests.quota.counters import write_a_field_each
 from tests.quota.history import USER, live, send
-from tests.quota.test_verify import FEW, FULL, LATEST, K, Plant, differences, hset, steps, store, url
+from tests.quota.test_verify import FEW, FULL, LATEST, K, Plant, differences, hset, steps, store
 
-__all__ = ["store", "url"]
+__all__ = ["store"]
 
 FIELDS = ("gone", "sum", "rejected", "rgone", "rsum", "held", "marks", "last", "holds")
 

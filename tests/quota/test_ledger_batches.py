@@ -22,10 +22,8 @@ from relay.quota.post import MOST
 from relay.store.client import Store, StoreUnavailable
 from tests.quota.book import SECOND
 from tests.quota.side import PICK, STEPS, UNITS, USERS, Side
-from tests.quota.test_ledger_machine import LedgerMachine, url
+from tests.quota.test_ledger_machine import LedgerMachine
 from tests.store.proxy import Proxy
-
-__all__ = ["url"]
 
 Answer = Hold | Refusal | Settlement
 Asked = tuple[Callable[[], Awaitable[Answer]], Callable[[Any], None]]

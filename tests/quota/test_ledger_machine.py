@@ -11,10 +11,9 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ClassVar, TypeVar
 
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
@@ -22,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from relay.quota.ledger import Hold, Ledger, Refusal, Settlement, key
 from relay.quota.limit import Rules
 from relay.store.client import Script, Store
-from tests.quota.audit import examine, volatile_server
+from tests.quota.audit import examine
 from tests.quota.book import SECOND, Book, Expected
 from tests.quota.side import LIMITS, PICK, STEPS, TOTALS, UNITS, USERS, Side
 
@@ -377,13 +376,6 @@ def _limit(value: int | None) -> str | int:
 
 async def _open(url: str) -> Store:
     return Store(url)
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """A server of this module's own, which need not survive a power failure."""
-    with volatile_server() as url:
-        yield url
 
 
 def test_every_history_ends_as_the_model_says(url: str) -> None:

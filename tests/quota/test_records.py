@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -10,18 +10,11 @@ from relay.quota.audit import INSTANT
 from relay.quota.ledger import Hold, Ledger, key
 from relay.quota.limit import Rules
 from relay.store.client import Store
-from tests.quota.audit import volatile_server
 
 USER = "ada"
 K = key(USER)
 ONE, OTHER = "0abcdefg", "1hijklmn"
 KEPT = 8
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with volatile_server() as url:
-        yield url
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -12,20 +12,12 @@ from relay.quota.ledger import Ledger, key
 from relay.quota.limit import Rules
 from relay.store.client import Argument, Store
 from tests.quota import counters
-from tests.quota.audit import volatile_server
 from tests.quota.history import CLOCK, LENGTH, QUIET, START, USER, hold, live, send, set_clock
 
 K = key(USER)
 NOW = (START + LENGTH) * 1_000_000 + 250_000
 FULL, FEW = 60, 8
 """Records kept: with the first they reach back beyond the window, with the other not."""
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """A server of this module's own, which need not survive a power failure."""
-    with volatile_server() as url:
-        yield url
 
 
 @pytest.fixture
