@@ -326,7 +326,7 @@ async def run_api(settings: Settings, incarnation: str, sock: socket.socket, rea
         app = create_app(
             Behind(
                 settings.api, rooms.registry, provisioning(rooms), rooms.ledger, throttle, journal, rooms.store, directory,
-                Arranging(rooms.store, rooms.key, directory, journal), Tokens(rooms.store, rooms.key, rooms.registry, journal),
+                Arranging(rooms.store, rooms.key, directory, journal), Tokens(rooms.store, rooms.key, journal),
                 open_guard(settings), settings.smtp.hostname, spool,
             )
         )  # fmt: skip

@@ -28,7 +28,6 @@ from relay.accounts import owner as owners
 from relay.accounts.arranging import check_domain
 from relay.accounts.owner import Owner, owner_key, parse_owner
 from relay.accounts.provisioning import BadValue, UnknownOwner
-from relay.accounts.registry import Registry
 from relay.accounts.secrets import Key
 from relay.accounts.setting import fold
 from relay.journal import Journal
@@ -89,11 +88,10 @@ class Denied(Exception):
 class Tokens:
     """Opens, issues, checks and revokes. Every call raises StoreUnavailable when the store does not answer."""
 
-    def __init__(self, store: Store, key: Key, registry: Registry, journal: Journal, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, key: Key, journal: Journal, clock: Callable[[], float] = time.time) -> None:
         """`clock` gives seconds since 1970."""
         self._store = store
         self._key = key
-        self._registry = registry
         self._journal = journal
         self._clock = clock
         self._jws = PyJWS(algorithms=[_ALGORITHM])

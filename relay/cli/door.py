@@ -77,7 +77,7 @@ async def opened(config: Path | None, is_joining: bool = True) -> AsyncIterator[
             directory = Directory(rooms.store, rooms.key)
             yield Door(
                 settings, journal, rooms.store, rooms.ledger, rooms.registry, daemon.provisioning(rooms), directory,
-                Arranging(rooms.store, rooms.key, directory, journal), Tokens(rooms.store, rooms.key, rooms.registry, journal),
+                Arranging(rooms.store, rooms.key, directory, journal), Tokens(rooms.store, rooms.key, journal),
             )  # fmt: skip
 
 

@@ -124,11 +124,6 @@ class Chunks(Upload):
         """The next `size` octets are a chunk."""
         self._left = size
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether all of the chunk is there."""
-        return self._left == 0
-
     def feed(self, data: bytes) -> bytes | None:
         """Count what is the chunk's."""
         left = self._left

@@ -12,7 +12,6 @@ from relay.accounts.arranging import Arranging
 from relay.accounts.directory import Directory
 from relay.accounts.owner import Owner, owner_key
 from relay.accounts.presence import Presence
-from relay.accounts.registry import Registry
 from relay.accounts.secrets import Key
 from relay.accounts.setting import Outfit, Policy, Signer
 from relay.accounts.signing import new_key
@@ -62,7 +61,7 @@ async def test_what_owners_set_is_found_and_their_tokens_let_in_wherever_their_s
     await fitness.join(clustered, place / "epoch")
     directory = Directory(clustered, key)
     arranging = Arranging(clustered, key, directory, journal)
-    tokens = Tokens(clustered, key, Registry(clustered, key), journal)
+    tokens = Tokens(clustered, key, journal)
     for number in range(8):
         owner = Owner(f"{number + 1}0000000", "Acme", True, "", 0)
         await clustered.command("HSET", owner_key(owner.owner_id), "name", "Acme", "status", "E", "token", bytes(32), "created", 0)

@@ -43,7 +43,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def tokens(store: Store, key: Key, registry: Registry, journal: Journal, clock: Clock) -> Tokens:
-    return Tokens(store, key, registry, journal, clock)
+    return Tokens(store, key, journal, clock)
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ async def test_a_static_token_without_an_end_is_let_in_though_the_clock_goes_on_
     store: Store, key: Key, registry: Registry, journal: Journal, owner: Owner
 ) -> None:
     ticks = itertools.count(NOW, 0.001)
-    tokens = Tokens(store, key, registry, journal, lambda: next(ticks))
+    tokens = Tokens(store, key, journal, lambda: next(ticks))
     _, token = await tokens.issue(owner.owner_id, "mine.example")
     for _ in range(10):
         assert await tokens.admit(token, "") == Caller(owner, "mine.example", "")
@@ -306,7 +306,7 @@ async def test_a_known_and_an_unknown_key_cost_one_round_trip(
             return await store.many(commands)
 
     session = await tokens.open_session(owner)
-    counted = Tokens(Counted(), key, registry, journal, clock)  # type: ignore[arg-type]
+    counted = Tokens(Counted(), key, journal, clock)  # type: ignore[arg-type]
     assert await counted.admit(session.token, session.key)
     assert await denied(counted, session.token, str(uuid.uuid4())) == "Invalid User"
     assert await denied(counted, signed(key, {"exp": session.expires, "o": "12345678"}), session.key) == "Invalid User"

@@ -92,7 +92,7 @@ async def house(store: Store, place: Path, spool: Spool | None, guesses: Guesses
     ledger, registry = Ledger(store, Rules()), Registry(store, key)
     provisioning = Provisioning(store, key, registry, ledger, journal, change_wait=1.0)
     directory = Directory(store, key)
-    arranging, tokens = Arranging(store, key, directory, journal), Tokens(store, key, registry, journal)
+    arranging, tokens = Arranging(store, key, directory, journal), Tokens(store, key, journal)
     rooms = Rooms(
         settings.api, registry, provisioning, ledger, Throttle(store, guesses), journal, store, directory, arranging, tokens,
         guard, "relay.example", spool,

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from relay.accounts.registry import Registry
 from relay.accounts.secrets import open_key
 from relay.accounts.token import Denied, Tokens
 from relay.journal import Journal
@@ -32,7 +31,7 @@ async def test_a_token_is_issued_listed_and_revoked(relay: Shell, owner_id: str,
         assert made["token"] not in shown.out and made["id"] in shown.out
     key = open_key(place / "data" / "secret.key")
     with (place / "null").open("wb") as file:
-        tokens = Tokens(store, key, Registry(store, key), Journal(file.fileno(), "test"))
+        tokens = Tokens(store, key, Journal(file.fileno(), "test"))
         assert (await tokens.admit(made["token"], "")).domain == "b.example"
         assert (await relay("token", "revoke", owner_id, made["id"])).status == 0
         with pytest.raises(Denied):
