@@ -20,6 +20,7 @@ config     what can be set, frozen
 source     where it is read from: TOML, environment, secrets
 entry      the listeners as configured: doors, certificate, files
 outlet     the way out as configured: the relay's own route, the guard, the dispatch
+life       a process: what ends it, and what nobody caught
 daemon     the only joiner of rooms
 estate     what dead processes leave, and who sees to it
 worker     one process: its start, its life, its signals

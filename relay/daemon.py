@@ -30,6 +30,7 @@ from relay.accounts.throttle import Throttle
 from relay.config import LEASE_MARGIN, ConfigError
 from relay.entry import file_shortage, open_certificate, open_doors, raise_file_limit, see_certificate
 from relay.journal import Journal
+from relay.life import Life
 from relay.outlet import check_outlet, open_dispatch, open_guard, own_route, retry_schedule, retry_share, terms, worker_share
 from relay.quota.gate import Gate
 from relay.quota.ledger import CHANGES, Ledger, Settlement
@@ -215,7 +216,7 @@ class SmtpPart:
 async def run_smtp(settings: Settings, incarnation: str, part: SmtpPart, ready: Callable[[], None]) -> None:
     """One SMTP worker, from its start to the end of its drain."""
     journal = open_journal(settings)
-    stop = _stop_event()
+    life = Life(journal, incarnation)
     raise_file_limit(settings)
     if part.number == 0 and (short := file_shortage(settings)):
         journal.alarm("files_short", text=short)
@@ -238,20 +239,19 @@ async def run_smtp(settings: Settings, incarnation: str, part: SmtpPart, ready: 
             presence=presence,
         )  # fmt: skip
         listeners = Listeners(house, Balancers(settings.smtp.proxies))
-        background = {asyncio.create_task(part()) for part in (changes.run, presence.run, lambda: _tell_figures(journal))}
+        for going in (changes.run, presence.run, partial(_tell_figures, journal)):
+            life.carry(going)
         if certificate is not None:
             watch = Watch(certificate, journal, incarnation, is_herald=part.number == 0)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.hurry)
-            background.add(asyncio.create_task(watch.run()))
+            life.carry(watch.run)
         try:
             await listeners.open(open_doors(settings, part.ports, certificate))
             ready()
-            await stop.wait()
+            await life.stop.wait()
         finally:
             await listeners.drain(settings.smtp.drain_seconds)
-            for task in background:
-                task.cancel()
-            await asyncio.wait(background)
+            await life.lay_down()
             await presence.close()
             dispatch.close()
             if house.late:  # what they listened for stays in doubt, which they record
@@ -271,7 +271,7 @@ async def _tell_figures(journal: Journal) -> None:
 async def run_retry(settings: Settings, incarnation: str, ready: Callable[[], None]) -> None:
     """The retry process: tries spooled mail again until it is told to stop."""
     journal = open_journal(settings)
-    stop = _stop_event()
+    life = Life(journal, incarnation)
     with suppress(OSError):
         os.nice(RETRY_NICE)  # who waits for an answer goes first
     async with open_rooms(settings, journal) as rooms, _spool(settings, incarnation, journal, RETRY_LINGER) as spool:
@@ -282,16 +282,16 @@ async def run_retry(settings: Settings, incarnation: str, ready: Callable[[], No
             sessions=settings.retry.max_connections, is_holding=settings.retry.disabled_users == "hold",
             drain=settings.smtp.drain_seconds,
         )  # fmt: skip
-        life = Table(holds_folder(settings) / f"{incarnation}.holds")  # it holds nothing; its lock shows that this process lives
+        table = Table(holds_folder(settings) / f"{incarnation}.holds")  # it holds nothing; its lock shows that this process lives
         directory = Directory(rooms.store, rooms.key)
         runner = retry.Runner(spool, dispatch, own_route(settings), directory, rooms.ledger, rooms.registry, journal, rules)
         ready()
         try:
-            await runner.run(stop)
+            await runner.run(life.stop)
         finally:
             dispatch.close()
             await spool.close()
-            life.close()
+            table.close()
 
 
 @asynccontextmanager
@@ -313,7 +313,7 @@ async def run_api(settings: Settings, incarnation: str, sock: socket.socket, rea
     from relay.api.server import serve_api
 
     journal = open_journal(settings)
-    stop = _stop_event()
+    life = Life(journal, incarnation)
     async with open_rooms(settings, journal) as rooms, AsyncExitStack() as stack:
         await _rejoin(rooms)
         throttle = Throttle(rooms.store, settings.throttle)
@@ -331,7 +331,7 @@ async def run_api(settings: Settings, incarnation: str, sock: socket.socket, rea
             )
         )  # fmt: skip
         ready()
-        await serve_api(app, sock, stop, trusted_proxies=settings.api.trusted_proxies)
+        await serve_api(app, sock, life.stop, trusted_proxies=settings.api.trusted_proxies)
 
 
 def provisioning(rooms: Rooms) -> Provisioning:
@@ -369,11 +369,3 @@ def check_doors(settings: Settings) -> None:
     """See that the certificates of both sides can be used; raises ConfigError."""
     check_outlet(settings)
     see_certificate(settings)
-
-
-def _stop_event() -> asyncio.Event:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # who has something to read anew says so afterwards
-    return stop

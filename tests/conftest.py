@@ -21,6 +21,8 @@ from relay.store.embedded import Embedded
 
 # A relay is six processes: each would compile all of it anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# A shell without a terminal has what it starts in the background ignore Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -50,7 +50,8 @@ class Changes:
                         self._on_change(user)
             except (StoreUnavailable, StoreRefused):
                 pass
-            self._is_listening = False
+            finally:  # whatever ends it
+                self._is_listening = False
             await asyncio.sleep(0.1)
 
     def _remember(self, user: str) -> None:
