@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from relay import __version__
 from relay.accounts.directory import Unreadable
 from relay.accounts.provisioning import BadValue, UnknownUser
-from relay.api import health, native, policy, queue, superoffice, tes, upstream, webitel
+from relay.api import health, native, policy, queue, reference, superoffice, tes, upstream, webitel
 from relay.api.gate import Gate
 from relay.api.rooms import Rooms
 from relay.spool.fault import SpoolUnavailable
@@ -30,13 +31,29 @@ FAILED = "An unexpected error occurred"
 RETRY = {"Retry-After": "5"}
 
 
+class _Described(FastAPI):
+    """FastAPI, without the 422 that it describes for calls that take anything: what does not validate is answered with 400 here."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Describe the calls; made once."""
+        is_new, document = self.openapi_schema is None, super().openapi()
+        if is_new:
+            for methods in document["paths"].values():
+                for call in methods.values():
+                    call["responses"].pop("422", None)
+            for name in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(name, None)
+        return document
+
+
 def create_app(rooms: Rooms) -> FastAPI:
     """Make the application; without a spool the queue is answered as unavailable."""
-    app = FastAPI(
+    app = _Described(
         title="relay",
         version=__version__,
         description="An SMTP relay that keeps per-user sending limits exactly: its owners' and users' accounts, and their queue.",
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
     )
     app.state.rooms = rooms
@@ -48,6 +65,7 @@ def create_app(rooms: Rooms) -> FastAPI:
     app.include_router(health.router)
     superoffice.add_routes(app)
     webitel.add_routes(app)
+    reference.add_routes(app)
     _add_errors(app, rooms)
     on_bug = partial(_answer, rooms, status=500, message=FAILED)
     app.add_middleware(Gate, journal=rooms.journal, max_body=rooms.settings.max_body_bytes, on_bug=on_bug)

@@ -42,8 +42,16 @@ class NewUser(Body):
     total_limit: Limit
 
 
+def _without_defaults(schema: dict[str, Any]) -> None:
+    """What stands for a field that is absent is never what it is then set to."""
+    for field in schema["properties"].values():
+        field.pop("default")
+
+
 class UserChange(Body):
     """What to change; what is absent stays, null is unlimited."""
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     hourly_limit: Limit = None
     total_limit: Limit = None

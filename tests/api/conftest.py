@@ -78,6 +78,14 @@ def guard() -> Guard:
 
 
 @pytest.fixture
+async def empty_spool(place: Path) -> AsyncIterator[Spool]:
+    """A spool for a module that has one."""
+    opened = Spool(place / "spool" / "spool.db", "testtest", 0)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
 async def spool() -> Spool | None:
     """The spool behind the door: none, unless a module has one."""
     return None

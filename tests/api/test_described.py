@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -38,11 +36,9 @@ def guesses() -> Guesses:
 
 
 @pytest.fixture
-async def spool(place: Path) -> AsyncIterator[Spool]:
-    """A spool, empty."""
-    opened = Spool(place / "spool" / "spool.db", "testtest", 0)
-    yield opened
-    await opened.close()
+def spool(empty_spool: Spool) -> Spool:
+    """There is one behind the door."""
+    return empty_spool
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,11 +18,9 @@ QUEUE = "/api/v1/queue"
 
 
 @pytest.fixture
-async def spool(place: Path) -> AsyncIterator[Spool]:
-    """A spool of its own for the door of this module."""
-    opened = Spool(place / "spool" / "spool.db", "testtest", 0)
-    yield opened
-    await opened.close()
+def spool(empty_spool: Spool) -> Spool:
+    """There is one behind the door."""
+    return empty_spool
 
 
 async def put(
