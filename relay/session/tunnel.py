@@ -15,6 +15,8 @@ from contextlib import suppress
 
 RECORD = 16_384
 """Octets of content that a record has at most (RFC 8446 section 5.1)."""
+TICKETS = 4_096
+"""Octets that TLS itself may have to say and keep until the session's next reply: more than the tickets of a handshake."""
 MOST_UNREAD = 262_144
 """Octets that TLS itself may say (new keys are answered) to who reads nothing; the session bounds what it says."""
 
@@ -76,13 +78,19 @@ class Tunnel(asyncio.Protocol, asyncio.Transport):
                 parts.append(part := self._records.read(RECORD))
                 self._is_ended = not part
         except ssl.SSLWantReadError:
-            self._send()  # keys may have been changed
-            if self._transport.get_write_buffer_size() > MOST_UNREAD:
-                self._transport.abort()
+            self._answer()
         except ssl.SSLError:
             self._break()
             return b""
+        if self._outgoing.pending > TICKETS:
+            self._answer()
         return b"".join(parts)
+
+    def _answer(self) -> None:
+        """Send what TLS itself has to say: keys may have been changed."""
+        self._send()
+        if self._transport.get_write_buffer_size() > MOST_UNREAD:
+            self._transport.abort()
 
     def _break(self) -> None:
         """The client broke the protocol: an alert says how, and nothing more is heard."""

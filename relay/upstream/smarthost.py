@@ -255,15 +255,19 @@ class Smarthost:
         return False
 
     async def _wind_up(self) -> None:
-        """Make the session fit for another transaction after a refusal, or end it: the verdicts stand either way."""
+        """Make the session fit for another transaction after a refusal, or end it: the verdicts stand, unless replies are out of step."""
+        talk, code = self._conversation, 500
         try:
             async with asyncio.timeout(WIND_UP):
-                while self._conversation.owed:
-                    code, _ = await self._conversation.reply()
+                while talk.owed:
+                    code, _ = await talk.reply()
                     if code == 354:  # with nobody to send to, the dot that ends it might be taken for a message
                         raise Broken("DATA accepted without a recipient")
-                code, _ = await self._conversation.ask(b"RSET\r\n")
-            if code != 250:
+                last, (code, _) = code, await talk.ask(b"RSET\r\n")
+            # DATA was refused if it was asked, and to RSET nobody says anything good but 250: else these are the replies to commands
+            # before, and so may each that was heard have been.
+            talk.is_out_of_step = last < 400 or code not in (250, *range(400, 600))
+            if code != 250 or talk.is_out_of_step:
                 raise Broken(f"answered RSET with {code}")
         except (Broken, Overdue, TimeoutError):
             self.abort()

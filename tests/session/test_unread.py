@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from relay.session.engine import LINGER
-from relay.session.tunnel import MOST_UNREAD, Tunnel
+from relay.session.tunnel import MOST_UNREAD, Tunnel, Tunnel
 from tests.certificate import trusting
 from tests.session.conftest import Opening, Worker
 from tests.session.test_tls import Inside, approach
@@ -104,7 +104,8 @@ async def test_who_breaks_tls_and_reads_nothing_is_not_counted_any_more(open_wor
         await asyncio.to_thread(talk)
 
 
-async def test_new_keys_are_not_answered_for_ever_to_who_reads_nothing(worker: Worker, authority: trustme.CA) -> None:
+@pytest.mark.parametrize("content", [b"", b"x"])
+async def test_new_keys_are_not_answered_for_ever_to_who_reads_nothing(worker: Worker, authority: trustme.CA, content: bytes) -> None:
     library = ctypes.CDLL(_ssl.__file__)  # Python has no word for it
     library.SSL_key_update.argtypes, library.SSL_do_handshake.argtypes = [ctypes.c_void_p, ctypes.c_int], [ctypes.c_void_p]
 
@@ -121,8 +122,11 @@ async def test_new_keys_are_not_answered_for_ever_to_who_reads_nothing(worker: W
                     for _ in range(500):
                         library.SSL_key_update(pointer, 1)
                         library.SSL_do_handshake(pointer)
+                        client.records.write(content)
                     sock.sendall(client.outgoing.read())
-                    most = max(most, subject._transport.get_write_buffer_size() if not subject._is_lost else 0)
+                    tunnel = subject._transport
+                    assert isinstance(tunnel, Tunnel)
+                    most = max(most, tunnel._outgoing.pending + (0 if subject._is_lost else tunnel.get_write_buffer_size()))
             assert most < 2 * MOST_UNREAD
 
     await asyncio.to_thread(talk)
