@@ -27,7 +27,6 @@ from relay.store.client import StoreUnavailable
 
 UNAVAILABLE = "The service is temporarily unavailable"
 UNREADABLE = "What is stored for this owner cannot be read"
-FAILED = "An unexpected error occurred"
 RETRY = {"Retry-After": "5"}
 
 
@@ -67,8 +66,7 @@ def create_app(rooms: Rooms) -> FastAPI:
     webitel.add_routes(app)
     reference.add_routes(app)
     _add_errors(app, rooms)
-    on_bug = partial(_answer, rooms, status=500, message=FAILED)
-    app.add_middleware(Gate, journal=rooms.journal, max_body=rooms.settings.max_body_bytes, on_bug=on_bug)
+    app.add_middleware(Gate, journal=rooms.journal, max_body=rooms.settings.max_body_bytes, answer=partial(_answer, rooms))
     return app
 
 

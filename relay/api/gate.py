@@ -1,17 +1,19 @@
 """The gate every request passes: bounds its body, counts its answer, catches what nobody else did.
 
-Promises: a body is bounded in size and time by what really arrives, whatever its headers say; an error that nothing expected is
-journaled with its traceback and answered with a constant text; an answer that cannot be finished is cut off, never ended as if it
-were whole.
+Promises: a body is bounded in size and time by what really arrives, whatever its headers say; a request whose end two parties could see at
+different places is refused, and nothing behind it is heard; an error that nothing expected is journaled with its traceback and answered
+with a constant text, a client that leaves is none; an answer that cannot be finished is cut off, never ended as if it were whole.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Protocol
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,18 +25,25 @@ BODY_SECONDS = 30.0
 MAX_DROPPED = 64 << 20
 """Octets of a body that is too large that are read to no purpose."""
 
+FAILED = "An unexpected error occurred"
 _CLOSE = {"Connection": "close"}
+
+
+class Answer(Protocol):
+    """Makes the answer that says an error, in the shape of whoever owns the path."""
+
+    def __call__(self, path: str, status: int, message: str, headers: Mapping[str, str] | None = None, /) -> Response: ...
 
 
 class Gate:
     """ASGI middleware, the outermost of the application's own."""
 
-    def __init__(self, app: ASGIApp, journal: Journal, max_body: int, on_bug: Callable[[str], Response]) -> None:
-        """`on_bug(path)` makes the answer to a request that failed for a reason of ours."""
+    def __init__(self, app: ASGIApp, journal: Journal, max_body: int, answer: Answer) -> None:
+        """`max_body` is in octets."""
         self._app = app
         self._journal = journal
         self._max_body = max_body
-        self._on_bug = on_bug
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -47,19 +56,35 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            try:
+                await send(message)
+            except Exception:
+                # Perhaps the server has closed the connection, for its chunks are none, and says so only after this turn of the loop.
+                await asyncio.sleep(0)
+                await send(message)
 
         try:
-            await self._app(scope, _bounded(scope, receive, self._max_body), note)
+            if _is_ambiguous(scope):
+                await self._answer(scope["path"], 400, "Content-Length beside Transfer-Encoding", _CLOSE)(scope, receive, note)
+            else:
+                await self._app(scope, _bounded(scope, receive, self._max_body), note)
+        except ClientDisconnect:
+            pass  # amid its body, or its chunks are none: nobody is there to be answered
         except Exception as error:
             if isinstance(error.__cause__, StoreUnavailable | SpoolUnavailable):
                 self._journal.event("api_answer_cut", path=scope["path"])
             else:
                 self._journal.bug(f"api-{uuid.uuid4().hex[:12]}", error)
             if not status:
-                await self._on_bug(scope["path"])(scope, receive, note)
+                await self._answer(scope["path"], 500, FAILED)(scope, receive, note)
         finally:
             API_CALLS.labels(getattr(scope.get("route"), "path", "other"), status).inc()
+
+
+def _is_ambiguous(scope: Scope) -> bool:
+    """Whether a proxy may have seen the request end elsewhere (RFC 9112 section 6.1)."""
+    names = {name for name, _ in scope["headers"]}
+    return b"content-length" in names and b"transfer-encoding" in names
 
 
 def _bounded(scope: Scope, receive: Receive, limit: int) -> Receive:

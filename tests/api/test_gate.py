@@ -21,6 +21,7 @@ from relay.api.server import serve_api
 from relay.journal import Journal
 from relay.session.listener import bind
 from relay.store.client import StoreUnavailable
+from tests.api.conftest import House
 
 
 async def pages_until(error: Exception) -> AsyncIterator[list[Entry]]:
@@ -43,7 +44,7 @@ async def test_a_list_that_breaks_off_is_never_ended_as_if_it_were_whole(place: 
     async def listing() -> Response:
         return await answer_pages(pages_until(error), b"[", b"]", lambda page: b"0")
 
-    app.add_middleware(Gate, journal=Journal(fd, "test"), max_body=100, on_bug=lambda path: Response(status_code=500))
+    app.add_middleware(Gate, journal=Journal(fd, "test"), max_body=100, answer=lambda path, status, *_: Response(status_code=status))
     stop, sock = asyncio.Event(), bind("127.0.0.1", 0, shared=False)
     sock.listen()
     serving = asyncio.create_task(serve_api(app, sock, stop))
@@ -80,3 +81,31 @@ async def test_a_client_is_whom_a_trusted_proxy_names_and_else_the_peer(trusted:
     stop.set()
     await serving
     assert answer.json() == seen
+
+
+async def say(house: House, request: bytes) -> bytes:
+    """All that is answered to some octets after which the client says no more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    writer.write(request)
+    writer.write_eof()
+    try:
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("path", ["/login", "/v1.0/settings/addSmtp", "/nowhere"])
+@pytest.mark.parametrize("rest", [b"Content-Length: 9\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n-5\r\nabcde\r\n0\r\n\r\n"])
+async def test_a_client_that_leaves_amid_its_body_is_no_bug(house: House, path: str, rest: bytes) -> None:
+    await say(house, f"POST {path} HTTP/1.1\r\nHost: relay.example\r\n".encode() + rest)
+    assert b'"event":"bug"' not in house.log.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "path", ["/login", "/v1.0/settings/listSmtp", "/api/v1/users", "/api/v1/Agents/CustomerService/TestSmtpServer", "/nowhere"]
+)
+async def test_a_request_with_two_ends_is_refused_and_nothing_behind_it_is_heard(house: House, path: str) -> None:
+    lengths = b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    said = await say(house, f"POST {path} HTTP/1.1\r\nHost: x\r\n".encode() + lengths + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert said.count(b"HTTP/1.1 ") == 1 and b"\nconnection: close" in head.lower() and b"Transfer-Encoding" in body, said
