@@ -11,7 +11,6 @@ import asyncio
 import os
 import random
 import secrets
-import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -29,7 +28,7 @@ from relay.accounts.secrets import Key, KeyUnusable, fingerprint, open_key
 from relay.accounts.throttle import Throttle
 from relay.config import LEASE_MARGIN, ConfigError
 from relay.entry import file_shortage, open_certificate, open_doors, raise_file_limit, see_certificate
-from relay.journal import Journal
+from relay.journal import Journal, open_log
 from relay.life import Life
 from relay.outlet import check_outlet, open_dispatch, open_guard, own_route, retry_schedule, retry_share, terms, worker_share
 from relay.quota.gate import Gate
@@ -97,7 +96,7 @@ def open_journal(settings: Settings) -> Journal:
     fd = 1
     if settings.journal.file is not None:
         try:
-            fd = os.open(settings.journal.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            fd = open_log(settings.journal.file)
         except OSError as error:
             raise ConfigError(f"journal.file: {settings.journal.file}: {error.strerror}") from None
     keep_figures()
@@ -216,7 +215,7 @@ class SmtpPart:
 async def run_smtp(settings: Settings, incarnation: str, part: SmtpPart, ready: Callable[[], None]) -> None:
     """One SMTP worker, from its start to the end of its drain."""
     journal = open_journal(settings)
-    life = Life(journal, incarnation)
+    life = Life(journal, incarnation, settings.journal.file)
     raise_file_limit(settings)
     if part.number == 0 and (short := file_shortage(settings)):
         journal.alarm("files_short", text=short)
@@ -243,7 +242,7 @@ async def run_smtp(settings: Settings, incarnation: str, part: SmtpPart, ready: 
             life.carry(going)
         if certificate is not None:
             watch = Watch(certificate, journal, incarnation, is_herald=part.number == 0)
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.hurry)
+            life.on_reload.append(watch.hurry)
             life.carry(watch.run)
         try:
             await listeners.open(open_doors(settings, part.ports, certificate))
@@ -271,7 +270,7 @@ async def _tell_figures(journal: Journal) -> None:
 async def run_retry(settings: Settings, incarnation: str, ready: Callable[[], None]) -> None:
     """The retry process: tries spooled mail again until it is told to stop."""
     journal = open_journal(settings)
-    life = Life(journal, incarnation)
+    life = Life(journal, incarnation, settings.journal.file)
     with suppress(OSError):
         os.nice(RETRY_NICE)  # who waits for an answer goes first
     async with open_rooms(settings, journal) as rooms, _spool(settings, incarnation, journal, RETRY_LINGER) as spool:
@@ -313,7 +312,7 @@ async def run_api(settings: Settings, incarnation: str, sock: socket.socket, rea
     from relay.api.server import serve_api
 
     journal = open_journal(settings)
-    life = Life(journal, incarnation)
+    life = Life(journal, incarnation, settings.journal.file)
     async with open_rooms(settings, journal) as rooms, AsyncExitStack() as stack:
         await _rejoin(rooms)
         throttle = Throttle(rooms.store, settings.throttle)

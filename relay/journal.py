@@ -21,6 +21,8 @@ import time
 import traceback
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -53,6 +55,11 @@ _WRITERS: dict[type, Callable[[Any], str]] = {str: _quote, int: int.__repr__, bo
 
 PIPE_WRITE = 4096
 """Octets that a pipe takes at once, so that no other process's come in between (PIPE_BUF, pipe(7)); to a file O_APPEND does that."""
+
+
+def open_log(path: Path) -> int:
+    """Open a mail log to append to it, and make it if need be; raises OSError."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
 
 class Tally:
@@ -111,6 +118,7 @@ class Journal:
         """Lines that are to be written at the end of the turn."""
         self._on_first: Callable[[], None] | None = None
         self._thread = 0
+        self._is_loss_told = False
 
     def event(self, name: str, **fields: Any) -> None:
         """Write one line. Rooms call the named functions below, which also count."""
@@ -163,9 +171,22 @@ class Journal:
         try:
             while left:  # a disk that is nearly full takes a part, and says so only of the next
                 left = left[os.write(self._fd, left) :]
-        except OSError:
+        except OSError as error:
             # A full log disk must not stop mail whose account is in the ledger; the counter shows it.
             ALARMS.labels("journal_lost").inc(left.count(b"\n"))
+            if not self._is_loss_told:
+                self._is_loss_told = True
+                with suppress(OSError):
+                    os.write(2, f"relay: the mail log cannot be written: {error.strerror}; lines are lost\n".encode())
+
+    def reopen(self, path: Path) -> None:
+        """Go on in the file that has this name now, what has gathered still in the old one; raises OSError, then nothing has changed."""
+        self.flush()
+        fd = open_log(path)
+        try:
+            os.dup2(fd, self._fd, inheritable=False)
+        finally:
+            os.close(fd)
 
     def tell_figures(self) -> None:
         """Bring the figures up to date; whoever takes messages calls it now and then, and at the end."""

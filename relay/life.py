@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from relay.journal import Journal
@@ -18,9 +19,12 @@ from relay.journal import Journal
 class Life:
     """One process's; `stop` is set when it is to end."""
 
-    def __init__(self, journal: Journal, name: str) -> None:
-        """Must be made in the loop; `name` stands in the mail log for the process."""
+    def __init__(self, journal: Journal, name: str, log: Path | None = None) -> None:
+        """Must be made in the loop; `name` stands in the mail log for the process, `log` is that where it is a file."""
         self.stop = asyncio.Event()
+        self.on_reload: list[Callable[[], None]] = []
+        """What is to be read anew as well as the log is opened anew."""
+        self._log = log
         self._journal = journal
         self._name = name
         self._parts: set[asyncio.Task[None]] = set()
@@ -28,13 +32,24 @@ class Life:
         loop.set_exception_handler(self._on_uncaught)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop.set)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # who has something to read anew says so afterwards
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            loop.add_signal_handler(number, self._reload)
 
     def _on_uncaught(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if isinstance(error, OSError) and "transport" in context:
             return  # a connection broke, of which its protocol hears
         self._journal.bug(self._name, error or RuntimeError(context["message"]))
+
+    def _reload(self) -> None:
+        """SIGHUP, or SIGUSR1 of who is used to that: the mail log may have been moved away, and what else is read anew."""
+        if self._log is not None:
+            try:
+                self._journal.reopen(self._log)
+            except OSError as error:  # it goes on in the old one
+                self._journal.alarm("journal_not_reopened", id=self._name, error=f"{self._log}: {error.strerror}")
+        for read in self.on_reload:
+            read()
 
     def carry(self, part: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a part that is to go on until `lay_down`."""

@@ -6,7 +6,8 @@ Promises:
   smarthost or the spool had taken the message, else released. What it was sending from the spool is tried again after the doubt.
 - Charges that the store could not be told of before are recorded before anything new is reserved.
 - The supervisor's death, however it comes, ends its processes.
-- A stop lets the workers drain, then stops the API, and the store last. SIGHUP makes the SMTP workers read their certificate anew.
+- A stop lets the workers drain, then stops the API, and the store last. SIGHUP makes them
+  open their mail log and read their certificate anew.
 
 It shares no state with its processes but the store and the data directory. One life of a process is the worker's.
 """
@@ -31,6 +32,7 @@ from relay.config.settings import Settings
 from relay.daemon import Rooms, check_doors, join, keep_figures, new_incarnation, open_journal, open_rooms, open_spool
 from relay.estate import Estate
 from relay.journal import WORKER_DEATHS, Journal
+from relay.life import Life
 from relay.session.listener import ListenError, bind
 from relay.session.ticket import Tickets
 from relay.spool.fault import SpoolUnavailable
@@ -54,14 +56,12 @@ class StartError(Exception):
 
 async def serve(settings: Settings, roles: tuple[Role, ...], on_ready: Callable[[str], None]) -> None:
     """Run the relay until SIGTERM or SIGINT; `on_ready` hears one line once every process serves. Raises StartError."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         journal = open_journal(settings)
+        life = Life(journal, "relay", settings.journal.file)
         check_doors(settings)
-        supervisor = Supervisor(settings, roles, journal, stop)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.reload)
+        supervisor = Supervisor(settings, roles, journal, life.stop)
+        life.on_reload.append(supervisor.reload)
         await supervisor.run(on_ready)
     except (ConfigError, ListenError, EmbeddedError, Unfit) as error:
         raise StartError(str(error)) from None
@@ -117,10 +117,11 @@ class Supervisor:
             raise self._failure
 
     def reload(self) -> None:
-        """Pass SIGHUP on to the SMTP workers; one that is just being started reads its certificate anyway."""
+        """Have the workers read anew what they do; one that is just being started does so anyway."""
         for worker in self._workers:
-            if worker.role == "smtp" and worker.is_listening:
+            if worker.is_listening:
                 worker.send(signal.SIGHUP)
+        self._journal.event("reloaded", text="certificates are read and the mail log is opened anew; settings are read at a start only")
 
     def _on_store_event(self, name: str, text: str) -> None:
         if name == "store_started":
