@@ -12,11 +12,11 @@ import typer
 import uvloop
 
 from relay.cli.door import Config
+from relay.cli.ground import check_ground
 from relay.config import ConfigError
 from relay.config.settings import Settings
 from relay.daemon import check_doors
 from relay.entry import file_shortage
-from relay.session.listener import ListenError
 from relay.source import load
 from relay.supervisor import StartError
 from relay.supervisor import serve as supervise
@@ -55,6 +55,8 @@ def serve(
     if role not in roles:
         _fail(f"--role: {role}: no such role; smtp, retry or api")
     settings = _load(config)
+    if roles[role] != ("api",) and (missing := _missing_password(settings)):
+        _fail(missing)
     try:
         _loop(supervise(settings, roles[role], lambda line: typer.echo(f"relay is ready: {line}", err=True)))
     except StartError as error:
@@ -66,11 +68,19 @@ def check(config: Config = None) -> None:
     settings = _load(config)
     try:
         check_doors(settings)
-    except (ConfigError, ListenError) as error:
+        check_ground(settings)
+    except ConfigError as error:
         _fail(str(error))
-    if short := file_shortage(settings):
-        typer.echo(f"relay: warning: {short}", err=True)
+    for warning in filter(None, (file_shortage(settings), _missing_password(settings))):
+        typer.echo(f"relay: warning: {warning}", err=True)
     typer.echo(f"{config or 'defaults'}: OK")
+
+
+def _missing_password(settings: Settings) -> str:
+    """One line if there is a name to log in with and no password; a shell, and the API, may do without the credential that it is."""
+    if settings.upstream.username and not settings.upstream.password.get_secret_value():
+        return "upstream.password: missing beside upstream.username, nobody could log in"
+    return ""
 
 
 def _load(config: Path | None) -> Settings:

@@ -11,11 +11,12 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from relay.config import LEASE_MARGIN
+from relay.config.overlap import is_shared
 from relay.mail.address import is_mailbox
 from relay.store.link import Address
 from relay.upstream.route import MIN_RATE
@@ -23,8 +24,16 @@ from relay.upstream.route import MIN_RATE
 _HOSTNAME = r"^[A-Za-z0-9]([A-Za-z0-9.\-]{0,253}[A-Za-z0-9])?$"
 _STORES = ("redis", "rediss", "unix", "redis+cluster")
 
+_MANY = 2**31 - 1
+"""What nothing that is counted comes to."""
+_VAST = 2**53
+"""What no number of octets comes to; each integer up to it is a float as well."""
+
 Port = Annotated[int, Field(ge=0, le=65535)]
+Dialled = Annotated[int, Field(ge=1, le=65535)]
+"""A port of another host's."""
 Seconds = Annotated[float, Field(gt=0, le=86400 * 30)]
+Count = Annotated[int, Field(ge=1, le=_MANY)]
 
 
 def _networks(given: tuple[str, ...]) -> tuple[str, ...]:
@@ -50,16 +59,28 @@ def _host(given: str) -> str:
     return given
 
 
+Host = Annotated[str, AfterValidator(_host)]
+
+
 class Section(BaseModel):
     """A table of the file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, given: Any, about: ValidationInfo) -> Any:
+        """Python takes true for 1, which nobody means."""
+        items = given if isinstance(given, list | tuple) else (given,)
+        if any(isinstance(item, bool) for item in items) and cls.model_fields[about.field_name or ""].annotation is not bool:
+            raise ValueError("true or false is no value of it")
+        return given
 
 
 class Listen(Section):
     """[[smtp.listen]]: one SMTP listener."""
 
-    address: str = "127.0.0.1"
+    address: Host = "127.0.0.1"
     port: Port = 2525
     tls: Literal["none", "starttls", "implicit"] = "none"
     auth_without_tls: bool = False
@@ -85,18 +106,18 @@ class Smtp(Section):
     workers: int = Field(0, ge=0, le=256)
     max_message_bytes: int = Field(26_214_400, ge=1024, le=1 << 30)
     max_recipients: int = Field(100, ge=1, le=10_000)
-    max_connections: int = Field(5000, ge=1)
-    max_connections_per_address: int = Field(2500, ge=1)
-    max_connections_per_user: int = Field(500, ge=0)
-    max_commands: int = Field(1000, ge=10)
-    max_errors: int = Field(20, ge=1)
-    max_refusals: int = Field(100, ge=1)
+    max_connections: Count = 5000
+    max_connections_per_address: Count = 2500
+    max_connections_per_user: int = Field(500, ge=0, le=_MANY)
+    max_commands: int = Field(1000, ge=10, le=_MANY)
+    max_errors: Count = 20
+    max_refusals: Count = 100
     max_passes: int = Field(5, ge=1, le=100)
     login_timeout_seconds: Seconds = 120.0
     command_timeout_seconds: Seconds = 300.0
     data_deadline_seconds: Seconds = 300.0
     min_bytes_per_second: int = Field(500, ge=0, le=1_000_000)
-    upload_memory_bytes: int = Field(268_435_456, ge=1 << 20)
+    upload_memory_bytes: int = Field(268_435_456, ge=1 << 20, le=_VAST)
     upload_wait_seconds: Seconds = 10.0
     drain_seconds: Seconds = 30.0
     proxies: tuple[str, ...] = ()
@@ -114,9 +135,17 @@ class Smtp(Section):
         return _networks(given)
 
     @model_validator(mode="after")
-    def _tls_has_certificate(self) -> Self:
+    def _listeners_are_apart(self) -> Self:
         if not self.listen:
             raise ValueError("listen: at least one [[smtp.listen]] is needed")
+        for later, listen in enumerate(self.listen):
+            for number, other in enumerate(self.listen[:later]):
+                if is_shared((listen.address, listen.port), (other.address, other.port)):
+                    raise ValueError(f"listen.{later}: {listen.address} port {listen.port} is listen.{number}'s already, {other.address}")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_has_certificate(self) -> Self:
         for listen in self.listen:
             if listen.tls != "none" and self.tls.certificate is None:
                 raise ValueError(f'tls.certificate: needed by the listener on port {listen.port} (tls = "{listen.tls}")')
@@ -128,7 +157,7 @@ class Smtp(Section):
 class Api(Section):
     """[api]: the HTTP door."""
 
-    address: str = "127.0.0.1"
+    address: Host = "127.0.0.1"
     port: Port = 8025
     errors_always_200: bool = False
     max_body_bytes: int = Field(1_048_576, ge=1024, le=1 << 26)
@@ -187,7 +216,7 @@ class Spool(Section):
     """[spool]: mail that this node keeps for the smarthost."""
 
     directory: Path | None = None
-    reserve_bytes: int = Field(268_435_456, ge=0)
+    reserve_bytes: int = Field(268_435_456, ge=0, le=_VAST)
 
 
 class Retry(Section):
@@ -219,31 +248,26 @@ class Quota(Section):
     resolution_seconds: int = Field(1, ge=1, le=3600)
     unit: Literal["messages", "recipients"] = "messages"
     lease_seconds: Seconds = 420.0
-    rejected_factor: float = Field(2.0, ge=1.0)
-    rejected_minimum: int = Field(50, ge=1)
-    rejected_unlimited: int = Field(1000, ge=1)
+    rejected_factor: float = Field(2.0, ge=1.0, le=1_000_000)
+    rejected_minimum: Count = 50
+    rejected_unlimited: Count = 1000
     records: int = Field(100, ge=0, le=1_000_000)
 
 
 class Alternate(Section):
     """[[upstream.alternates]]: another smarthost, reached in the same way."""
 
-    host: str
+    host: Host
     port: Port = 0
     priority: int = Field(0, ge=0, le=1000)
     weight: int = Field(1, ge=1, le=1000)
-
-    @field_validator("host")
-    @classmethod
-    def _is_host(cls, given: str) -> str:
-        return _host(given)
 
 
 class Upstream(Section):
     """[upstream]: the smarthost."""
 
-    host: str = "127.0.0.1"
-    port: Port = 2600
+    host: Host = "127.0.0.1"
+    port: Dialled = 2600
     security: Literal["none", "opportunistic", "starttls", "tls"] = "none"
     verify: bool = True
     ca_file: Path | None = None
@@ -255,17 +279,12 @@ class Upstream(Section):
     forward_deadline_seconds: Seconds = 20.0
     max_connections: int = Field(20, ge=1, le=10_000)
     max_idle_seconds: Seconds = 20.0
-    max_messages_per_connection: int = Field(1000, ge=1)
+    max_messages_per_connection: Count = 1000
     max_age_seconds: Seconds = 600.0
     max_messages_per_second: float = Field(0.0, ge=0.0, le=1_000_000)
-    down_seconds: Seconds = 5.0
+    down_seconds: float = Field(5.0, ge=0.0, le=86400 * 30)
     alternates: tuple[Alternate, ...] = ()
     when_unavailable: Literal["spool", "refuse"] = "spool"
-
-    @field_validator("host")
-    @classmethod
-    def _is_host(cls, given: str) -> str:
-        return _host(given)
 
     @field_validator("max_messages_per_second")
     @classmethod
@@ -275,9 +294,14 @@ class Upstream(Section):
         return given
 
     @model_validator(mode="after")
-    def _no_password_in_clear(self) -> Self:
+    def _login_is_whole(self) -> Self:
         if self.username and self.security == "none":
             raise ValueError('username: refused with security = "none", the password would travel in clear')
+        for word, name in ((self.username, "username"), (self.password.get_secret_value(), "password")):
+            if any(letter in word for letter in "\r\n\0"):
+                raise ValueError(f"{name}: a line end or NUL is in it")
+        if self.password.get_secret_value() and not self.username:
+            raise ValueError("username: missing beside password, so nobody would log in")
         return self
 
     @model_validator(mode="after")
@@ -291,7 +315,7 @@ class Guard(Section):
     """[guard]: where owners' smarthosts may be."""
 
     allow_networks: tuple[str, ...] = ()
-    allow_ports: tuple[Port, ...] = ()
+    allow_ports: tuple[Dialled, ...] = ()
 
     @field_validator("allow_networks")
     @classmethod
@@ -309,9 +333,9 @@ class Accounts(Section):
 class Throttle(Section):
     """[throttle]: guessing passwords and tokens, counted per client address."""
 
-    failures_per_user: int = Field(5, ge=1)
-    failures_per_address: int = Field(50, ge=1)
-    window_seconds: int = Field(300, ge=1)
+    failures_per_user: Count = 5
+    failures_per_address: Count = 50
+    window_seconds: int = Field(300, ge=1, le=86400 * 31)
 
 
 class JournalSettings(Section):
@@ -342,6 +366,13 @@ class Settings(Section):
         # The default is the host's, which may be called anything; as a default it is not looked at before.
         if not re.fullmatch(_HOSTNAME, self.smtp.hostname):
             raise ValueError(f"smtp.hostname: this host is called {self.smtp.hostname!a}, which is no name for mail; set smtp.hostname")
+        return self
+
+    @model_validator(mode="after")
+    def _api_is_apart(self) -> Self:
+        for number, other in enumerate(self.smtp.listen):
+            if is_shared((self.api.address, self.api.port), (other.address, other.port)):
+                raise ValueError(f"api.port: {self.api.address} port {self.api.port} is smtp.listen.{number}'s already, {other.address}")
         return self
 
     @model_validator(mode="after")

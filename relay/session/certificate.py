@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from relay.journal import Journal
 from relay.session.ticket import Tickets
@@ -199,9 +201,24 @@ def _build(certificate: Path, key: Path) -> ssl.SSLContext:
         # A passphrase is never asked for on a terminal: an encrypted key is an error.
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or "encrypted key, or not PEM"
-        raise CertificateUnusable(f"{certificate} and {key} cannot be used: {reason}") from None
+        reason = getattr(error, "reason", None) or "they do not go together"
+        raise CertificateUnusable(_fault(certificate, key) or f"{certificate} and {key} cannot be used: {reason}") from None
     return context
+
+
+def _fault(certificate: Path, key: Path) -> str:
+    """What is wrong with one of two files that cannot be used together; empty where each is what it should be."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(certificate)
+    except (OSError, ValueError):
+        return f"{certificate}: not a certificate, as PEM"
+    try:
+        load_pem_private_key(key.read_bytes(), None)
+    except TypeError:
+        return f"{key}: the key has a passphrase"
+    except (OSError, ValueError, UnsupportedAlgorithm):
+        return f"{key}: not a private key without a passphrase, as PEM"
+    return ""
 
 
 def _describe(file: Path) -> Facts:

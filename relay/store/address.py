@@ -5,11 +5,14 @@ Promise: no text of an error repeats what the URL holds, which may be a password
 
 from __future__ import annotations
 
+import re
 import ssl
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Argument = bytes | str | int
 Command = tuple[Argument, ...]
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class Address:
@@ -33,11 +36,11 @@ class Address:
 
 
 def _database(asked: str | None, path: str) -> int:
-    """The number of the database: as the query says, else as the path does; a path that is no number is none."""
-    if asked is not None:
-        return int(asked)
-    text = unquote(path).replace("/", "")
-    return int(text) if text.isdecimal() else 0
+    """The number of the database: as the query says, else as the path does; raises ValueError for what is no number."""
+    text = (unquote(path).removeprefix("/") or "0") if asked is None else asked
+    if not _NUMBER.fullmatch(text):
+        raise ValueError("no number of a database")
+    return int(text)
 
 
 def _tls(asked: dict[str, str]) -> ssl.SSLContext:

@@ -122,3 +122,72 @@ async def test_a_port_that_is_none_is_refused_by_the_name_of_its_option(argument
 async def test_an_address_that_is_none_is_one_line() -> None:
     status, lines = await ran("sink", "--port", "0", "--address", "nonsense.invalid")
     assert (status, len(lines)) == (2, 1) and "cannot listen on nonsense.invalid" in lines[0]
+
+
+async def test_a_file_is_read_as_utf_8_whatever_the_locale_is(place: Path) -> None:
+    (config := place / "relay.toml").write_text("# für alle\n", encoding="utf-8")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert await ran("check", "--config", config, **ascii_only) == (0, [])
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+async def test_a_configuration_file_without_a_name_is_called_so(command: str) -> None:
+    status, lines = await ran_here(command, "--config", "")
+    assert (status, lines) == (2, ["relay: the name of the configuration file is empty, or that of this directory"])
+
+
+LOGIN = '[upstream]\nsecurity = "tls"\nusername = "me"\n'
+MISSING = "upstream.password: missing beside upstream.username, nobody could log in"
+
+
+async def test_a_name_to_log_in_with_without_a_password_is_a_warning_to_a_shell_and_refused_to_a_relay(place: Path) -> None:
+    config = place / "relay.toml"
+    config.write_text(f'{LOGIN}[data]\ndirectory = "{place / "data"}"\n')
+    assert await ran_here("check", "--config", config) == (0, [f"relay: warning: {MISSING}"])
+    assert await ran_here("serve", "--config", config) == (2, [f"relay: {MISSING}"])
+    assert not (place / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('[data]\ndirectory = "{place}/file"\n', "data.directory: {place}/file: Not a directory"),
+        ('[data]\ndirectory = "{place}/file/data"\n', "data.directory: {place}/file: Not a directory"),
+        ('[data]\ndirectory = "/proc/self/data"\n', "data.directory: /proc/self: Permission denied"),
+        ('[data]\ndirectory = "{place}/{deep}"\n', "data.directory: {place}/{deep} is too deep for a unix socket (107 octets)"),
+        ('[spool]\ndirectory = "{place}/file/spool"\n', "spool.directory: {place}/file: Not a directory"),
+        ('[accounts]\nkey_file = "{place}/open.key"\n', "accounts.key_file: {place}/open.key: mode 0644 lets others read it"),
+        ('[accounts]\nkey_file = "{place}/file/key"\n', "accounts.key_file: {place}/file: Not a directory"),
+        ('[accounts]\nkey_file = "{place}"\n', "accounts.key_file: {place}: Is a directory"),
+        ('[journal]\nfile = "{place}"\n', "journal.file: {place}: Is a directory"),
+        ('[journal]\nfile = "{place}/none/journal"\n', "journal.file: {place}/none/journal: No such file or directory"),
+        ('[store]\nserver = "{place}/none"\n', "no usable store server; "),
+        ('[[smtp.listen]]\naddress = "none.invalid"\n', "smtp.listen.0.address: none.invalid: "),
+        ('[[smtp.listen]]\n[[smtp.listen]]\naddress = "192.0.2.1"\nport = 1\n', "smtp.listen.1.address: 192.0.2.1: Cannot assign"),
+        ('[api]\naddress = "none.invalid"\n', "api.address: none.invalid: "),
+        ('[store]\nurl = "redis://localhost/none"\n', "{place}/relay.toml: store.url: not a URL that can be read"),
+    ],
+)
+async def test_what_serve_would_stop_at_is_found_and_nothing_is_made(place: Path, text: str, named: str) -> None:
+    words = {"place": str(place), "deep": "d" * 100}
+    (place / "file").write_text("")
+    (place / "open.key").write_bytes(bytes(32))
+    (place / "open.key").chmod(0o644)
+    config = place / "relay.toml"
+    data = "" if "[data]" in text else f'[data]\ndirectory = "{place / "data"}"\n'
+    config.write_text(text.format(**words) + data)
+    before = sorted(place.rglob("*"))
+    status, lines = await ran_here("check", "--config", config)
+    assert (status, len(lines)) == (2, 1), lines
+    assert lines[0].startswith(f"relay: {named.format(**words)}"), lines
+    assert sorted(place.rglob("*")) == before
+
+
+async def test_what_is_still_to_be_made_can_be(place: Path) -> None:
+    config = place / "relay.toml"
+    config.write_text(
+        f'[data]\ndirectory = "{place}/a/b"\n[spool]\ndirectory = "{place}/c/d"\n[accounts]\nkey_file = "{place}/e/key"\n'
+        f'[journal]\nfile = "{place}/journal"\n'
+    )
+    assert await ran_here("check", "--config", config) == (0, [])
+    assert list(place.iterdir()) == [config]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,46 +11,16 @@ from pydantic import ValidationError
 from relay.config import ConfigError
 from relay.config.settings import Listen, Settings
 from relay.source import load
+from tests.config.reading import Write, refusal
 
 PASSWORD = "correct-horse-battery"
-Write = Callable[[str], Path]
-
-
-@pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting comes from the environment of this run."""
-    for name in list(os.environ):
-        if name.upper().startswith("RELAY_") or name == "CREDENTIALS_DIRECTORY":
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture
-def toml(tmp_path: Path) -> Write:
-    """Write a configuration file."""
-
-    def write(text: str) -> Path:
-        path = tmp_path / "relay.toml"
-        path.write_text(text)
-        return path
-
-    return write
-
-
-@pytest.fixture
-def secrets(tmp_path: Path) -> Path:
-    """An empty directory of secrets."""
-    path = tmp_path / "secrets"
-    path.mkdir()
-    return path
-
-
-def refusal(path: Path | None = None, secrets: Path | None = None) -> str:
-    """The one line that says why the settings cannot be used."""
-    with pytest.raises(ConfigError) as caught:
-        load(path, secrets)
-    line = str(caught.value)
-    assert "\n" not in line
-    return line
+def login(secrets: Path) -> None:
+    """What belongs to a password of the smarthost: the name, and a way that is not in clear."""
+    (secrets / "upstream__username").write_text("me")
+    (secrets / "upstream__security").write_text("tls")
 
 
 # -- where settings come from ------------------------------------------------------------------------------------------------
@@ -103,11 +71,13 @@ def test_a_variable_changes_one_key_of_a_section_and_leaves_the_others(toml: Wri
     assert (settings.smtp.workers, settings.smtp.max_recipients) == (5, 7)
 
 
+@pytest.mark.usefixtures("login")
 def test_a_secret_is_read_from_a_file_without_its_newline(secrets: Path) -> None:
     (secrets / "upstream__password").write_text(f"{PASSWORD}\n")
     assert load(secrets=secrets).upstream.password.get_secret_value() == PASSWORD
 
 
+@pytest.mark.usefixtures("login")
 def test_systemd_credentials_are_found(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (secrets / "upstream__password").write_text(PASSWORD)
     (secrets / "store__url").write_text("rediss://relay:x@store/0")
@@ -117,6 +87,7 @@ def test_systemd_credentials_are_found(secrets: Path, monkeypatch: pytest.Monkey
     assert settings.store.url.get_secret_value() == "rediss://relay:x@store/0"
 
 
+@pytest.mark.usefixtures("login")
 def test_a_credential_that_is_no_setting_is_left_alone(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (secrets / "key").write_bytes(bytes(range(224, 256)))
     (secrets / "upstream__password").write_text(PASSWORD)
@@ -127,6 +98,7 @@ def test_a_credential_that_is_no_setting_is_left_alone(secrets: Path, monkeypatc
     assert settings.upstream.password.get_secret_value() == PASSWORD
 
 
+@pytest.mark.usefixtures("login")
 def test_the_environment_wins_over_a_secret_and_a_secret_over_the_file(toml: Write, secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = toml('[upstream]\npassword = "of the file"\nhost = "of.the.file"\n[store]\nurl = "redis://file"\n')
     (secrets / "upstream__password").write_text("of the secret")
@@ -148,6 +120,10 @@ def test_no_proxy_is_trusted_unless_it_is_named(toml: Write) -> None:
     assert load().api.trusted_proxies == ()
     named = ("127.0.0.1", "10.0.0.0/8", "::1", "fd00::/8")
     assert load(toml(f"[api]\ntrusted_proxies = {list(named)}\n")).api.trusted_proxies == named
+
+
+def test_a_shell_reads_the_name_to_log_in_with_without_the_password_that_is_a_credential(toml: Write) -> None:
+    assert load(toml('[upstream]\nsecurity = "tls"\nusername = "me"\n')).upstream.username == "me"
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -184,6 +160,14 @@ def test_settings_cannot_be_changed() -> None:
         ('[api]\ntrusted_proxies = ["proxy.example"]\n', "api.trusted_proxies: 'proxy.example' is neither an address nor a network"),
         ('[api]\ntrusted_proxies = ["*"]\n', "api.trusted_proxies: '*' is neither"),
         ('[upstream]\nusername = "me"\n', "username: refused with security"),
+        ('[upstream]\npassword = "x"\n', "upstream: username: missing beside password"),
+        ('[upstream]\nsecurity = "tls"\nusername = "me"\npassword = "x\\ry"\n', "upstream: password: a line end or NUL is in it"),
+        ('[upstream]\nsecurity = "tls"\nusername = "me\\u0000"\npassword = "x"\n', "upstream: username: a line end or NUL"),
+        ("[upstream]\nport = 0\n", "upstream.port: "),
+        ("[guard]\nallow_ports = [0]\n", "guard.allow_ports.0: "),
+        ("[guard]\nallow_ports = [true]\n", "guard.allow_ports: true or false is no value of it"),
+        ('[[smtp.listen]]\naddress = ""\n', "smtp.listen.0.address: '' is neither a name nor an address"),
+        ('[api]\naddress = ""\n', "api.address: '' is neither a name nor an address"),
         ('[upstream]\nwhen_unavailable = "drop"\n', "upstream.when_unavailable: "),
         ("[upstream]\nmax_messages_per_second = 1e-308\n", "upstream.max_messages_per_second: 0, or at least 0.01"),
         ("[upstream]\nmax_messages_per_second = nan\n", "upstream.max_messages_per_second: "),
@@ -227,7 +211,7 @@ def test_a_drain_must_not_cut_off_what_is_on_its_way(toml: Write) -> None:
 
 def test_an_unknown_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RELAY_SMTP__WORKRS", "5")
-    assert "smtp.workrs: unknown key" in refusal()
+    assert refusal() == "environment: RELAY_SMTP__WORKRS: smtp.workrs: unknown key"
 
 
 def test_a_variable_of_an_unknown_section_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,21 +221,51 @@ def test_a_variable_of_an_unknown_section_is_named(monkeypatch: pytest.MonkeyPat
 
 def test_a_variable_of_the_wrong_type_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RELAY_SMTP__WORKERS", "many")
-    assert "smtp.workers: " in refusal()
+    assert refusal().startswith("environment: RELAY_SMTP__WORKERS: smtp.workers: ")
 
 
-@pytest.mark.parametrize(("name", "section"), [("RELAY_SMTP", "smtp"), ("RELAY_SMTP__LISTEN", "smtp"), ("RELAY_STORE", "store")])
-def test_a_variable_that_is_not_json_where_it_must_be_is_named(name: str, section: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(name, PASSWORD)
-    line = refusal()
-    assert section in line
-    assert PASSWORD not in line
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [("RELAY_SMTP", "{...}"), ("RELAY_SMTP__TLS", "{...}"), ("RELAY_SMTP__LISTEN", "[...]"), ("RELAY_GUARD__ALLOW_PORTS", "[...]")],
+)
+def test_a_variable_that_is_not_json_where_it_must_be_is_named(name: str, example: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in (PASSWORD, "", "[1"):
+        monkeypatch.setenv(name, text)
+        assert refusal() == f"environment: {name}: JSON is expected, as {example}"
+
+
+@pytest.mark.parametrize(
+    ("variables", "text", "blamed"),
+    [
+        ({"SMTP__WORKERS": "x"}, "[smtp]\nworkers = 3\n", "environment: RELAY_SMTP__WORKERS"),
+        ({"SMTP__WORKERS": "3"}, "[smtp]\nmax_errors = 0\n", "{file}"),
+        ({"SMTP": '{"workers": 3}'}, "[smtp]\nmax_errors = 0\n", "{file}"),
+        ({"SMTP": '{"max_errors": 0}'}, "[smtp]\nworkers = 3\n", "environment: RELAY_SMTP"),
+        ({"SMTP": '{"workers": 1}', "SMTP__WORKERS": "x"}, "", "environment: RELAY_SMTP__WORKERS"),
+        ({"SMTP": "3"}, "", "environment: RELAY_SMTP"),
+        ({"SMTP__WORKERS__X": "3"}, "", "environment: RELAY_SMTP__WORKERS__X"),
+        ({"UPSTREAM__ALTERNATES": "[{}]"}, "", "environment: RELAY_UPSTREAM__ALTERNATES"),
+        ({"SMTP__LISTEN": "[3]"}, "", "environment: RELAY_SMTP__LISTEN"),
+        ({"SMTP__LISTEN": "null"}, "", "environment: RELAY_SMTP__LISTEN"),
+        ({"SMTP__WORKERS": "3"}, '[upstream]\nusername = "me"\n', "{file}"),
+        ({"UPSTREAM__SECURITY": "none"}, '[upstream]\nusername = "me"\n', "{file} and environment: RELAY_UPSTREAM__SECURITY"),
+        ({"SMTP__DATA_DEADLINE_SECONDS": "900"}, "", "environment: RELAY_SMTP__DATA_DEADLINE_SECONDS"),
+        ({"API__PORT": "2525"}, "", "environment: RELAY_API__PORT"),
+    ],
+)
+def test_who_gave_what_is_wrong_is_named(
+    variables: dict[str, str], text: str, blamed: str, toml: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = toml(text)
+    for name, value in variables.items():
+        monkeypatch.setenv(f"RELAY_{name}", value)
+    assert refusal(path).startswith(f"{blamed.format(file=path)}: ")
 
 
 def test_an_unknown_secret_is_named(secrets: Path) -> None:
     (secrets / "upstream__passwrd").write_text(PASSWORD)
     line = refusal(secrets=secrets)
-    assert "upstream.passwrd: unknown key" in line
+    assert line == f"{secrets / 'upstream__passwrd'}: upstream.passwrd: unknown key"
     assert PASSWORD not in line
 
 
@@ -272,6 +286,13 @@ def test_two_secrets_of_which_one_is_in_the_others_place_are_refused(secrets: Pa
     assert any(line.startswith(f"{secrets / name}: ") for name in names) and PASSWORD not in line
 
 
+def test_a_secret_that_is_wrong_is_named(secrets: Path, toml: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    (secrets / "SMTP__workers").write_text("many")
+    assert refusal(toml("[smtp]\nworkers = 3\n"), secrets).startswith(f"{secrets / 'SMTP__workers'}: smtp.workers: ")
+    monkeypatch.setenv("RELAY_SMTP__WORKERS", "x")
+    assert refusal(secrets=secrets).startswith("environment: RELAY_SMTP__WORKERS: smtp.workers: ")
+
+
 def test_a_secret_that_is_not_text_is_named(secrets: Path) -> None:
     (secrets / "upstream__password").write_bytes(b"\xff\xfe")
     assert "upstream__password" in refusal(secrets=secrets)
@@ -280,6 +301,7 @@ def test_a_secret_that_is_not_text_is_named(secrets: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path / "missing.toml") == f"{tmp_path / 'missing.toml'}: No such file or directory"
     assert refusal(tmp_path) == f"{tmp_path}: Is a directory"
+    assert refusal(Path()) == "the name of the configuration file is empty, or that of this directory"
 
 
 def test_a_file_that_is_not_toml_is_named_with_the_line(toml: Write) -> None:

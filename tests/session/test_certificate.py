@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
 
 from relay.journal import Journal
 from relay.session.certificate import Certificate, CertificateUnusable, Watch, check_certificate
@@ -172,24 +173,50 @@ async def test_one_worker_of_a_node_tells_of_the_end_for_all(authority: trustme.
         assert not log.events("certificate_expires", "certificate_expired")
 
 
-@pytest.mark.parametrize("what", ["another's key", "no key", "a certificate for a key", "nothing", "an encrypted key"])
-def test_what_cannot_be_used_is_one_line_that_names_its_files(what: str, authority: trustme.CA, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        ("another's key", "{file} and {key} cannot be used: "),
+        ("no key", "{key}: No such file or directory"),
+        ("a certificate for a key", "{key}: not a private key"),
+        ("a key for a certificate", "{file}: not a certificate, as PEM"),
+        ("nothing", "{file}: not a certificate, as PEM"),
+        ("garbage", "{file}: not a certificate, as PEM"),
+        ("half a certificate", "{file}: not a certificate, as PEM"),
+        ("a garbage key", "{key}: not a private key"),
+        ("an encrypted key", "{key}: the key has a passphrase"),
+        ("a garbage encrypted key", "{key}: "),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_that_names_the_file_at_fault(what: str, named: str, authority: trustme.CA, tmp_path: Path) -> None:
     file, key = write_pair(authority, tmp_path)
+    whole = file.read_bytes()
     match what:
         case "another's key":
             key.write_bytes(authority.issue_cert("localhost").private_key_pem.bytes())
         case "no key":
             key.unlink()
         case "a certificate for a key":
-            key.write_bytes(file.read_bytes())
+            key.write_bytes(whole)
+        case "a key for a certificate":
+            file.write_bytes(key.read_bytes())
         case "nothing":
             file.write_bytes(b"")
+        case "garbage":
+            file.write_bytes(bytes(range(256)))
+        case "half a certificate":
+            file.write_bytes(whole[: len(whole) // 2])
+        case "a garbage key":
+            key.write_text("not PEM")
+        case "an encrypted key":
+            private = load_pem_private_key(key.read_bytes(), None)
+            key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")))
         case _:
             key.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n")
     for use in (check_certificate, Certificate):
         with pytest.raises(CertificateUnusable) as raised:
             use(file, key)
-        assert str(key) in str(raised.value) and "\n" not in str(raised.value)
+        assert str(raised.value).startswith(named.format(file=file, key=key)) and "\n" not in str(raised.value), raised.value
 
 
 def test_a_certificate_and_its_key_may_be_one_file(authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path) -> None:

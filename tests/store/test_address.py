@@ -24,7 +24,8 @@ def test_what_is_left_out_is_the_servers_default() -> None:
         ("redis://:p%40ss@h", "h", 6379, [("AUTH", "p@ss")]),
         ("redis://ada:p%3Aw%2F@h/2?db=5", "h", 6379, [("AUTH", "ada", "p:w/"), ("SELECT", 5)]),
         ("redis://ada@h", "h", 6379, []),
-        ("redis://h/none", "h", 6379, []),
+        ("redis://h/", "h", 6379, []),
+        ("redis://h/%32?db=0", "h", 6379, []),
     ],
 )
 def test_host_port_login_and_database_are_read(url: str, host: str, port: int, greeting: list[tuple[str | int, ...]]) -> None:
@@ -48,7 +49,13 @@ def test_tls_checks_names_unless_told_not_to(authority: trustme.CA, place: Path)
         Address(f"rediss://h?ssl_ca_certs={place / 'missing'}")
 
 
-@pytest.mark.parametrize("url", ["redis://h:secret", "redis://h:70000", "redis://:secret@h?db=secret", "redis://[secret"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:secret", "redis://h:70000", "redis://:secret@h?db=secret", "redis://[secret", "redis://h/none", "redis://h/1/2",
+        "redis://h/-1", "redis://h?db=-1", "redis://h/\u0663", "redis://h/1234567890", "unix:///run/store.sock?db=x",
+    ],
+)  # fmt: skip
 def test_what_cannot_be_read_is_a_value_error(url: str) -> None:
     with pytest.raises(ValueError):
         Address(url)
