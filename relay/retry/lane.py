@@ -1,7 +1,8 @@
 """Lanes: what goes by one route, and how the sessions there are shared out, first among the owners, then among the routes of each.
 
 Promises:
-- A lane whose smarthosts are away, or that has none, takes no session and no place from the others; nothing lies claimed in it.
+- A lane whose smarthosts are away, or that has none, takes no session and no place from the others; nothing lies claimed in it. So does
+  one of which an error keeps from knowing; that is told once, until it is known again.
 - A lane uses no more sessions than its ramp and its smarthosts' caps allow.
 - No owner takes all, by however many routes: the last that is free is for an owner who has none; who has fewest comes first. The relay's
   own route, which is everybody's, counts as one more owner.
@@ -19,7 +20,7 @@ import math
 import random
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from relay.retry.schedule import Ramp
@@ -46,14 +47,19 @@ class Lane:
     """Claimed, and not begun."""
     busy: int = 0
     """Attempts under way."""
+    is_faulty: bool = False
+    """Whether an error kept from knowing how its smarthosts are."""
 
 
 class Lanes:
     """All lanes of a process."""
 
-    def __init__(self, own: Route, dispatch: Dispatch, sessions: int) -> None:
-        """`own` is the relay's own route, `sessions` the most attempts at a time."""
+    def __init__(
+        self, own: Route, dispatch: Dispatch, sessions: int, on_bug: Callable[[Lane, Exception], None] = lambda lane, error: None
+    ) -> None:  # fmt: skip
+        """`own` is the relay's own route, `sessions` the most attempts at a time; `on_bug` hears what nothing expected of a lane."""
         self._dispatch = dispatch
+        self._on_bug = on_bug
         self._sessions = sessions
         self._lanes = {own.id: Lane(own, Ramp(_most(own, sessions)))}
         self._own = own.id
@@ -85,7 +91,31 @@ class Lanes:
         lane = self._lanes.get(id)
         if lane is None:
             return False  # asking finds out
-        return not lane.route.choices or self._dispatch.down_until(lane.route) > time.monotonic()
+        return not lane.route.choices or self._is_away(lane)
+
+    def _is_away(self, lane: Lane) -> bool:
+        try:
+            is_away = self._dispatch.down_until(lane.route) > time.monotonic()
+        except Exception as error:
+            self._note_bug(lane, error)
+            return True
+        lane.is_faulty = False
+        return is_away
+
+    def hurry(self, id: str) -> None:
+        """Have those of its smarthosts that are down tried with the next message, each by one."""
+        lane = self._lanes.get(id)
+        if lane is None:
+            return  # nobody was asked, so nobody is known to be down
+        try:
+            self._dispatch.hurry(lane.route)
+        except Exception as error:
+            self._note_bug(lane, error)
+
+    def _note_bug(self, lane: Lane, error: Exception) -> None:
+        if not lane.is_faulty:
+            lane.is_faulty = True
+            self._on_bug(lane, error)
 
     def forget(self, used: Iterable[str]) -> None:
         """Forget the lanes that nothing is on its way in, but for these."""

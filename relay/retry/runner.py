@@ -6,6 +6,7 @@ Promises:
   has passed: a second copy exists only where the first may have been taken, and that is on record.
 - A smarthost that is not there costs one attempt now and then, not one for each message; when it is back, it is met by one session
   first, then by twice as many with each success. Mail that goes elsewhere does not wait for it.
+- What a person wants tried now has its smarthosts tried once, at once, however long they would be left alone yet.
 - Mail of a user who may not send now is held, and goes on when it may.
 - A report is durable before what it speaks of is removed, in the same commit. There is no report on a report: one that nobody takes
   is held for a person.
@@ -31,6 +32,7 @@ from relay.retry.attempt import Attempts
 from relay.retry.lane import Lane, Lanes
 from relay.retry.routing import Routing
 from relay.retry.schedule import Schedule
+from relay.spool.asked import Ask
 from relay.spool.entry import Entry
 from relay.spool.fault import SpoolUnavailable
 from relay.spool.pile import Pile
@@ -83,7 +85,7 @@ class Runner:
         self._registry = registry
         self._journal = journal
         self._rules = rules
-        self._lanes = Lanes(route, dispatch, rules.sessions)
+        self._lanes = Lanes(route, dispatch, rules.sessions, self._note_bug)
         self._routing = Routing(spool, directory, journal, self._lanes.learn)
         self._attempts = Attempts(spool, dispatch, journal, rules, random.random)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,6 +93,8 @@ class Runner:
         """When those were claimed that are ready or under way; nobody else's, whatever has become of their leases."""
         self._piles: dict[Pile, float] = {}
         """What there was at the last look, and when the first of each is due."""
+        self._asked: dict[Ask, str] = {}
+        """What people had asked for at the last look."""
         self._look_at = 0.0
         self._reviewed = 0.0
         self._is_told = False
@@ -123,6 +127,9 @@ class Runner:
             self._journal.alarm(name, id="retry", error=str(error))
         self._is_told = True
 
+    def _note_bug(self, lane: Lane, error: Exception) -> None:
+        self._journal.bug(f"retry {lane.route.id}".rstrip(), error)
+
     async def _wait(self, stopping: asyncio.Task[bool], pause: float) -> None:
         """Until an attempt ends, the pause is over, or the process is told to stop."""
         await asyncio.wait({stopping, *self._tasks}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
@@ -144,20 +151,28 @@ class Runner:
             return False
         claimed, lost = await self._claim_of(wanted, now), []
         for entry in claimed:
-            if self._lanes.add(entry):
+            if not self._lanes.is_blocked(entry.route) and self._lanes.add(entry):
                 self._ours[entry.id] = time.monotonic()
             else:
                 lost.append(entry)
         self._begin()
-        for entry in lost:  # they were put elsewhere since they were looked at: now they are looked at anew
+        for entry in lost:  # put elsewhere since they were looked at, or their smarthost has gone: they are looked at anew
             await self._attempts.let_go(entry, self._spool.now())
         return len(claimed) > len(lost)
 
     async def _look(self) -> None:
-        """See which piles there are; the more there are, the less often."""
+        """See which piles there are, and what people want; the more there are, the less often."""
         began = time.monotonic()
+        asked = await self._spool.asked()  # before the piles, which then have what it was asked for
         self._piles = await self._spool.piles()
         self._look_at = time.monotonic() + max(IDLE, 20 * (time.monotonic() - began))
+        self._hurry([ask for ask, mark in asked.items() if self._asked.get(ask) != mark])
+        self._asked = asked
+
+    def _hurry(self, asks: Sequence[Ask]) -> None:
+        """Have the smarthosts tried that keep from going out what was just asked for."""
+        for route in {pile.route for pile in self._piles if any(ask.covers(pile) for ask in asks)}:
+            self._lanes.hurry(route)
 
     async def _claim_of(self, wanted: dict[Pile, int], now: float) -> list[Entry]:
         """Claim so many of these piles, the longest due first."""

@@ -1,5 +1,7 @@
 """What an operator sees and does. Functions over a connection, within its transaction.
 
+What a person wants tried now is asked for besides being due (see asked.py).
+
 An entry that is being sent right now is not removed and its wait is not changed: its process will say what came of it. A hold that is put
 on it stands when it comes back.
 """
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from relay.spool import rows
+from relay.spool.asked import Ask, ask
 from relay.spool.claim import load_any, seq_of
 from relay.spool.entry import Entry, Hold
 from relay.spool.schema import is_damage
@@ -118,6 +121,7 @@ def unhold(db: sqlite3.Connection, id: str, owner: str | None, now: float) -> bo
         return False
     _set_due(db, seq, now)
     db.execute("UPDATE entry SET held = '' WHERE seq = ?", (seq,))
+    _ask_for(db, seq, now)
     return True
 
 
@@ -127,7 +131,13 @@ def retry(db: sqlite3.Connection, id: str, owner: str | None, now: float) -> boo
     if seq is None or _is_held(db, seq):
         return False
     _set_due(db, seq, now)
+    _ask_for(db, seq, now)
     return True
+
+
+def _ask_for(db: sqlite3.Connection, seq: int, now: float) -> None:
+    [owner, route] = db.execute("SELECT owner, route FROM entry WHERE seq = ?", (seq,)).fetchone()
+    ask(db, Ask(owner, route), now)
 
 
 def _is_held(db: sqlite3.Connection, seq: int) -> bool:
@@ -142,6 +152,7 @@ def flush(db: sqlite3.Connection, owner: str | None, now: float) -> int:
     """Have all that waits tried now, but for what is in doubt: it would be delivered twice."""
     also, values = _of(owner)
     sure = "seq NOT IN (SELECT seq FROM standing WHERE in_doubt <> 0 AND state = 'waiting')"
+    ask(db, Ask(owner, None), now)
     sql = f"UPDATE entry SET due = ? WHERE held = '' AND due > ? AND {_IDLE} AND {sure}{also}"  # noqa: S608
     return db.execute(sql, (now, now, now, *values)).rowcount
 

@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from relay.spool import claim, pile, queue, rows
+from relay.spool import asked, claim, pile, queue, rows
+from relay.spool.asked import Ask
 from relay.spool.claim import Damage
 from relay.spool.clock import SpoolClock
 from relay.spool.entry import Entry, Hold, Standing
@@ -139,6 +140,10 @@ class Spool:
         """Entries (of these piles) that arrived by then, free and not held, with recipients still waiting, the oldest first."""
         call = partial(pile.find_expiring, arrived_before=arrived_before, limit=limit, now=self.now(), piles=piles)
         return await self._whole(*await self._reader.read(call))
+
+    async def asked(self) -> dict[Ask, str]:
+        """What people asked to have tried now, of late; the mark of each changes when it is asked for again."""
+        return await self._reader.read(asked.find)
 
     async def owners_without_route(self) -> set[str]:
         """Whose mail is held for want of a route."""

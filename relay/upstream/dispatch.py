@@ -128,6 +128,12 @@ class Dispatch:
             return plan.sole.down_until
         return min((way.pool.down_until for group in plan.groups for way in group), default=0.0)
 
+    def hurry(self, route: Route) -> None:
+        """Have each of its smarthosts that is down tried with the next message, by one: somebody wants to know now."""
+        for group in self._plan(route).groups:
+            for way in group:
+                way.pool.hurry()
+
     # -- the choice ----------------------------------------------------------------------------------------------------------
 
     def _in_turn(self, plan: _Plan, tried: _Way | None) -> Iterator[tuple[Pool, bool]]:

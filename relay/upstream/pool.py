@@ -75,6 +75,10 @@ class Pool:
         """
         return self._breaker.until(time.monotonic())
 
+    def hurry(self) -> None:
+        """Have the next that asks be the probe, where it is known to be down."""
+        self._breaker.hurry(time.monotonic())
+
     @property
     def is_down(self) -> bool:
         """Whether it is known to be down, and nobody could be served by a session that is there."""

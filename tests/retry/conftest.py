@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -134,16 +135,19 @@ async def bench(store: Store, place: Path, sink: Sink) -> AsyncIterator[Bench]:
 def retrying(bench: Bench, store: Store, place: Path) -> Starting:
     """Runs a retry process's runner for as long as the context lasts; keywords change its rules, `port` is the smarthost's.
 
-    `opened` opens its spool: a test may have something happen there.
+    `opened` opens its spool, `dispatching` sends: a test may have something happen there. `own` are features of the smarthost's target.
     """
 
     @asynccontextmanager
-    async def start(port: int = 0, incarnation: str = "retry", opened: type[Spool] = Spool, **rules: Any) -> AsyncIterator[None]:
+    async def start(
+        port: int = 0, incarnation: str = "retry", opened: type[Spool] = Spool, dispatching: type[Dispatch] = Dispatch,
+        own: Mapping[str, Any] = MappingProxyType({}), **rules: Any,
+    ) -> AsyncIterator[None]:  # fmt: skip
         fd = os.open(bench.log, os.O_WRONLY | os.O_APPEND)
         spool = opened(place / "spool.db", incarnation, 0)
-        route = only(Target("127.0.0.1", port or bench.sink.port, down_seconds=0.1, timeout=2.0))
+        route = only(replace(Target("127.0.0.1", port or bench.sink.port, down_seconds=0.1, timeout=2.0), **own))
         guard = Guard(["127.0.0.0/8"], range(1, 65536))
-        dispatch = Dispatch("relay.example", guard, store)
+        dispatch = dispatching("relay.example", guard, store)
         key = Key(bytes(range(32)))
         directory, registry = Directory(store, key), Registry(store, key)
         given = Rules(

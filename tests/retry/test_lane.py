@@ -225,3 +225,36 @@ async def test_an_entry_of_a_lane_that_is_forgotten_is_not_taken(dispatch: Dispa
     lanes.forget([])
     assert not lanes.add(an_entry(Pile("a", "a")))
     assert list(lanes.begin()) == []
+
+
+class Unwell(Dispatch):
+    """Cannot tell how a route named b is, as long as it is told so."""
+
+    is_unwell = True
+
+    def down_until(self, route: Route) -> float:
+        if self.is_unwell and route.id == "b":
+            raise RuntimeError("a bug")
+        return super().down_until(route)
+
+    def hurry(self, route: Route) -> None:
+        self.down_until(route)
+        super().hurry(route)
+
+
+async def test_a_lane_of_which_nothing_can_be_known_is_blocked_and_told_of_once() -> None:
+    dispatch, told = Unwell("relay.example", Guard()), list[tuple[str, str]]()
+    lanes = Lanes(a_route(""), dispatch, 10, lambda lane, error: told.append((lane.route.id, str(error))))
+    for id in "ab":
+        lanes.learn(a_route(id), id)
+    piles = [Pile("a", "a"), Pile("b", "b")]
+    for _ in range(3):
+        assert set(lanes.wanted(piles)) == {Pile("a", "a")}
+        lanes.hurry("b")
+    assert lanes.is_blocked("b") and told == [("b", "a bug")]
+    dispatch.is_unwell = False
+    lanes.hurry("never heard of")
+    assert not lanes.is_blocked("b") and set(lanes.wanted(piles)) == set(piles)
+    dispatch.is_unwell = True
+    assert lanes.is_blocked("b") and told == [("b", "a bug")] * 2
+    dispatch.close()

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 from relay.mail.verdict import Deferred, Delivered
+from relay.upstream.breaker import SPACING
 from relay.upstream.route import Choice, Route
 from tests.surroundings import until
 from tests.upstream.conftest import MESSAGE, ONE, TWO, Fleet, OpeningFleet, envelope, verdict_of
@@ -131,6 +132,21 @@ async def test_one_recipient_that_is_answered_slowly_takes_its_message_elsewhere
         assert isinstance(await fleet.verdict(), Delivered)
         assert isinstance((await slow).verdicts[TWO], Delivered)
         assert fleet.answered() == [4, 1] and fleet.connections() == [3, 1] and fleet.told == []
+
+
+async def test_a_route_that_is_hurried_has_each_of_its_smarthosts_tried(open_fleet: OpeningFleet) -> None:
+    async with open_fleet(3, AWAY, priorities=(1, 2, 3), fields={"down_seconds": 600.0}) as fleet:
+        fleet.script(2)
+        assert isinstance(await fleet.verdict(), Delivered)
+        assert fleet.connections() == [1, 1, 1]
+        await asyncio.sleep(SPACING)
+        fleet.dispatch.hurry(fleet.route)
+        fleet.dispatch.hurry(fleet.route)
+        for _ in range(5):
+            assert isinstance(await fleet.verdict(), Delivered)
+        await until(lambda: fleet.connections()[:2] == [2, 2])
+        assert isinstance(await fleet.verdict(), Delivered)
+        assert fleet.connections() == [2, 2, 1] and fleet.answered() == [0, 0, 7]
 
 
 # -- what is kept -------------------------------------------------------------------------------------------------------------------

@@ -184,3 +184,18 @@ async def test_if_it_is_never_to_be_left_alone_each_message_tries(open_pool: Ope
         for count in (1, 2, 3):
             assert is_unreached(await verdict_of(pool))
             assert sink.intake.connections == count and pool.down_until == 0.0
+
+
+async def test_one_that_is_hurried_is_tried_by_one_long_before_its_time(open_pool: Opening) -> None:
+    async with open_pool(AWAY, route={"down_seconds": 600.0}) as (pool, sink):
+        await verdict_of(pool)
+        sink.script = Script()
+        is_told_at_once(pool)
+        for _ in range(5):
+            pool.hurry()
+        await until_up(pool)
+        verdicts = await asyncio.gather(*(verdict_of(pool) for _ in range(10)))
+        assert [isinstance(verdict, Delivered) for verdict in verdicts] == [True] + [False] * 9
+        assert sink.intake.connections == 2 and pool.down_until == 0.0
+        pool.hurry()
+        assert pool.down_until == 0.0
