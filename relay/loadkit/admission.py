@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from relay.loadkit.history import Commit
+from relay.loadkit.remainder import Remainder
 from relay.loadkit.timeline import NEVER, Course, Timeline
 from relay.loadkit.verdict import Finding, Kind, Limits, Opinion, Rules, Usage, leave_open, pass_over, some, weigh
 from relay.loadkit.window import contained_sums, running_sums
@@ -92,6 +93,26 @@ def _but_for_overdrafts(opinion: Opinion, books: Books) -> Opinion:
     """Where an overdraft that nothing explains is not over a limit here, it may be over the other one, or over what is not known."""
     strange = [commit.id for own in books.commits.values() for commit in own if commit.is_unexplained]
     return leave_open(opinion, f"of {len(strange)} overdrafts nothing says that they were late: {some(strange)}") if strange else opinion
+
+
+def but_for_remainders(opinion: Opinion, books: Books, remainders: Mapping[str, Remainder], rules: Rules) -> Opinion:
+    """Take back that a limit held where it would not have, with what was delivered and is in no record."""
+    if opinion.check.is_held is not True or not remainders:
+        return opinion
+    loose = 0
+    for user, remainder in remainders.items():
+        if (line := books.timelines.get(user)) is None:
+            continue
+        own = books.commits.get(user, ())
+        if opinion.check.name == "over-admission (total)":
+            most, course = sum(commit.units for commit in own), line.total
+        else:
+            most, course = max(running_sums([(c.instant, c.units) for c in own], rules.width), default=0), line.hourly
+        if most + remainder.units > min(course.over(-NEVER, NEVER)):
+            loose += remainder.count
+    if not loose:
+        return opinion
+    return leave_open(opinion, f"{loose} reached the sink without a reply to their final dot and are in no record")
 
 
 def _unjudged(books: Books) -> str:

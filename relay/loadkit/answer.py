@@ -37,12 +37,10 @@ def judge_answers(attempts: Sequence[Attempt], history: History, rules: Rules) -
 def _compare(attempts: Sequence[Attempt], history: History) -> Iterator[Finding]:
     heard: Counter[str] = Counter()
     unanswered: Counter[str] = Counter()
-    users: dict[str, float] = {}
     strangers: dict[str, list[str]] = {}
     for attempt in attempts:
         if not attempt.load_id:
             continue
-        users[attempt.user] = min(users.get(attempt.user, attempt.started_at), attempt.started_at)
         unanswered[attempt.user] += attempt.is_unanswered
         if attempt.is_taken:
             id = attempt.relay_id
@@ -54,15 +52,27 @@ def _compare(attempts: Sequence[Attempt], history: History) -> Iterator[Finding]
         yield Finding("answered but not taken", f"{len(ids)} of its 250s are not in the journal: {some(ids)}", user)
     if again := [id for id, count in heard.items() if id and count > 1]:
         yield Finding("answered twice", f"{len(again)} ids: {some(again)}")
-    silent: dict[str, list[str]] = {user: [] for user in users}
-    for commit in history.commits.values():
-        # What was taken before the load began belongs to someone else.
-        if commit.id not in heard and commit.user in users and commit.told >= users[commit.user] * 1e6:
-            silent[commit.user].append(commit.id)
-    for user, ids in silent.items():
+    for user, ids in untold(attempts, history).items():
         if len(ids) > unanswered[user]:
             text = f"{len(ids)} taken and no 250 heard, only {unanswered[user]} final dots had no reply: {some(ids)}"
             yield Finding("taken without an answer", text, user)
+
+
+def untold(attempts: Sequence[Attempt], history: History) -> dict[str, list[str]]:
+    """By user, the ids of what was taken since it began to send, and of which its clients heard no 250."""
+    heard: set[str] = set()
+    began: dict[str, float] = {}
+    for attempt in attempts:
+        if attempt.load_id:
+            began[attempt.user] = min(began.get(attempt.user, attempt.started_at), attempt.started_at)
+            if attempt.is_taken:
+                heard.add(attempt.relay_id)
+    found: dict[str, list[str]] = {user: [] for user in began}
+    for commit in history.commits.values():
+        # What was taken before the load began belongs to someone else.
+        if commit.id not in heard and commit.user in began and commit.told >= began[commit.user] * 1e6:
+            found[commit.user].append(commit.id)
+    return found
 
 
 def judge_ledger(commits: Mapping[str, Sequence[Commit]], ledger: Mapping[str, int] | None) -> Opinion:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Stage = Literal["connect", "auth", "mail", "rcpt", "data", "dot"]
 
-_RETRY_AFTER = re.compile(r"retry-after=(\d+)")
+# No more digits than thirty years have: what is longer is nobody's wait.
+_RETRY_AFTER = re.compile(r"retry-after=([0-9]{1,9})(?![0-9])")
 _TAKEN = re.compile(r"2\.0\.0 (\S+)")
 
 
@@ -38,6 +40,10 @@ class Attempt:
     """When its connection had logged in, time.time(); 0.0 where that was not noted."""
     due: float = 0.0
     """When its pattern wanted it sent, time.monotonic(); 0.0 where it was sent as soon as there was a connection for it."""
+    sender: str = ""
+    """Of its envelope; "" where that was not noted."""
+    recipients: Sequence[str] = ()
+    """Of its envelope; after the flight those accepted if any were. Empty where they were not noted."""
 
     @property
     def latency(self) -> float:
@@ -59,7 +65,7 @@ class Attempt:
 
     @property
     def retry_after(self) -> int | None:
-        """Seconds that a refusal asked to wait."""
+        """Seconds that a refusal asked to wait; None too where it is no number that anybody could mean."""
         found = _RETRY_AFTER.search(self.text)
         return int(found[1]) if found else None
 

@@ -1,7 +1,8 @@
 """One connection of a load: SMTP from the client's side (RFC 5321, pipelined by RFC 2920).
 
 Promises: every reply is matched to its command by order; what was not answered when the connection ended is told apart from what was
-refused. Certificates are not verified: a load measures, it carries nothing worth protecting.
+refused. What a server says takes no more memory than a reply may: one that is longer, or is none, ends the connection. Certificates are
+not verified: a load measures, it carries nothing worth protecting.
 """
 
 from __future__ import annotations
@@ -18,6 +19,14 @@ from typing import Literal, NamedTuple, cast
 from relay.loadkit.attempt import Attempt, Stage
 
 Tls = Literal["none", "starttls", "implicit"]
+
+MAX_REPLY = 65_536
+"""Octets of one reply, all its lines; more is no SMTP server."""
+
+UNASKED = 100
+"""Replies beyond those that were asked for; a server that says more of its own accord says it without end."""
+
+_CODES = {b"%d" % code: code for code in range(200, 600)}
 
 
 class Answer(NamedTuple):
@@ -45,6 +54,8 @@ class Caller(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._lines: list[str] = []
+        self._octets = 0
+        """Of the lines of the reply that has come in part."""
         self._answers: deque[Answer] = deque()
         self._wanted = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -67,9 +78,12 @@ class Caller(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Sort octets into replies."""
+        if self.is_lost:
+            return
         *lines, self._buffer = (self._buffer + data).split(b"\r\n")
         for line in lines:
-            if not line[:3].isdigit():
+            self._octets += len(line) + 2
+            if (code := _CODES.get(line[:3])) is None or self._octets > MAX_REPLY:
                 self._cut()  # what is no reply cannot be matched to a command
                 return
             text = line[4:].decode("utf-8", "replace")
@@ -79,8 +93,11 @@ class Caller(asyncio.Protocol):
             if self._lines:
                 text = "\n".join([*self._lines, text])
                 self._lines.clear()
-            self._answers.append(Answer(int(line[:3]), text))
-        if len(self._answers) >= self._wanted:
+            self._octets = 0
+            self._answers.append(Answer(code, text))
+        if len(self._buffer) + self._octets > MAX_REPLY or len(self._answers) > self._wanted + UNASKED:
+            self._cut()
+        elif len(self._answers) >= self._wanted:
             self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -94,8 +111,15 @@ class Caller(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def _say(self, octets: bytes) -> None:
+        """Send, if there still is a connection: it may be lost with answers at hand that lead here."""
+        if not self.is_lost:
+            self._transport.write(octets)
+
     def _cut(self) -> None:
         self.is_lost = True
+        self._buffer = b""
+        self._lines.clear()
         self._transport.abort()
         self._wake()
 
@@ -149,6 +173,8 @@ class Caller(asyncio.Protocol):
 
     async def _secure(self) -> None:
         await self._command("connect", b"STARTTLS\r\n", 220)
+        if self.is_lost:
+            raise Unwelcome("connect", 0, "connection lost")
         loop = asyncio.get_running_loop()
         try:
             secured = await loop.start_tls(self._transport, self, unverified(), ssl_handshake_timeout=self._timeout)
@@ -168,7 +194,7 @@ class Caller(asyncio.Protocol):
         await self._command("auth", base64.b64encode(password.encode()) + b"\r\n", 235)
 
     async def _command(self, stage: Stage, line: bytes, code: int) -> Answer:
-        self._transport.write(line)
+        self._say(line)
         return self._expect(stage, await self._hear(1), code)
 
     def _expect(self, stage: Stage, answers: Sequence[Answer], code: int) -> Answer:
@@ -183,6 +209,7 @@ class Caller(asyncio.Protocol):
         """Take one message through, filling in the attempt. `wire` ends with the final dot."""
         attempt.started, attempt.started_at = time.monotonic(), time.time()
         attempt.entered_at = self.entered_at
+        attempt.sender, attempt.recipients = sender, recipients
         if self._envelope != (sender, recipients):
             self._address(sender, recipients)
         answers = await self._fly()
@@ -191,11 +218,14 @@ class Caller(asyncio.Protocol):
         self._needs_reset = not is_asked_for
         if is_asked_for and accepted and answers[0].code == 250:
             attempt.units = accepted
+            if accepted < len(recipients):
+                to = zip(recipients, answers[1:-1], strict=True)
+                attempt.recipients = tuple(recipient for recipient, answer in to if answer.code < 300)
             await self._upload(attempt, wire)
         else:
             self._note(attempt, *_first_refusal(answers, len(self._commands)))
             if is_asked_for:
-                self._transport.write(b".\r\n")
+                self._say(b".\r\n")
                 await self._hear(1)
 
     def _address(self, sender: str, recipients: Sequence[str]) -> None:
@@ -210,12 +240,12 @@ class Caller(asyncio.Protocol):
         before = [b"RSET\r\n"] if self._needs_reset else []
         answers: list[Answer] = []
         if "PIPELINING" in self._capabilities:
-            self._transport.write(b"RSET\r\n" + self._flight if before else self._flight)
+            self._say(b"RSET\r\n" + self._flight if before else self._flight)
             answers = await self._hear(len(before) + len(self._commands))
             # Told to go in answer to RSET, there is no other answer, and that one is the message's.
             return answers[:1] if before and answers and answers[0].code == 421 else answers[len(before) :]
         for command in before + self._commands:
-            self._transport.write(command)
+            self._say(command)
             heard = await self._hear(1)
             answers += heard
             if not heard:
@@ -227,7 +257,7 @@ class Caller(asyncio.Protocol):
     async def _upload(self, attempt: Attempt, wire: bytes) -> None:
         # From here on the server may have all of it, whatever becomes of this end.
         attempt.stage, attempt.dot_sent = "dot", time.monotonic()
-        self._transport.write(wire)
+        self._say(wire)
         answers = await self._hear(1)
         answer = answers[0] if answers else Answer(0, "no reply")
         self._note(attempt, None if answer.code // 100 == 2 else "dot", answer)
@@ -241,7 +271,7 @@ class Caller(asyncio.Protocol):
         if self.is_lost:
             return
         self._answers.clear()
-        self._transport.write(b"QUIT\r\n")
+        self._say(b"QUIT\r\n")
         await self._hear(1)
         self._transport.close()
         self.is_lost = True

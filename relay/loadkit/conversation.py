@@ -27,6 +27,7 @@ MAX_LINE = 12_288
 
 _PATH = re.compile(r"(FROM|TO):[ ]?<(?:@[^:>]*:)?([^>]*)>(?: (.*))?", re.IGNORECASE)
 CHUNK = re.compile(r"([0-9]{1,15})( +LAST)?", re.IGNORECASE)
+SIZE = re.compile(r"[0-9]{1,20}")  # RFC 1870 section 3
 _FEATURE_OF = {
     "SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "RET": "DSN", "ENVID": "DSN", "NOTIFY": "DSN", "ORCPT": "DSN",
 }  # fmt: skip
@@ -183,8 +184,10 @@ class Conversation(Secured):
             known = self._manners.has_auth if key == "AUTH" else _FEATURE_OF.get(key) in self._manners.features
             if not known:
                 return b"555 5.5.4 Parameter not recognised\r\n"
-            if key == "SIZE" and (not value.isdigit() or int(value) > self._manners.max_size):
-                return self.words.too_big if value.isdigit() else b"501 5.5.4 SIZE is a number\r\n"
+            if key == "SIZE" and SIZE.fullmatch(value) is None:
+                return b"501 5.5.4 SIZE is a number\r\n"
+            if key == "SIZE" and int(value) > self._manners.max_size:
+                return self.words.too_big
         return b""
 
     def _on_data(self, rest: str) -> None:

@@ -13,12 +13,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from relay.loadkit.number import whole
+
 DECIDING = 500_000
 """µs that a refusal may have been decided before its journal line was written: the store's answer travels, a busy worker lags."""
 
 _WANTED = frozenset((
     "taken", "settled", "settled_before", "refused", "rejected", "overdraft", "charge_kept", "charge_at_risk", "delivered",
-    "change_overtaken", "in_doubt", "killed_in_flight",
+    "change_overtaken", "in_doubt", "killed_in_flight", "released", "worker_died", "worker_started", "holds_returned",
 ))  # fmt: skip
 _NAME = '"event":"'
 
@@ -90,6 +92,8 @@ class History:
     rejections: list[Rejection] = field(default_factory=list)
     in_doubt: Counter[str] = field(default_factory=Counter)
     """By user: messages not taken of which the smarthost's answer was never heard."""
+    given_back: Counter[str] = field(default_factory=Counter)
+    """By user: messages whose hold was given back without a charge and without a reply that says so."""
     twice: list[str] = field(default_factory=list)
     """Ids that were taken more than once."""
     kept: set[str] = field(default_factory=set)
@@ -102,7 +106,18 @@ class History:
     """Ids that reached some of their recipients from the spool."""
     overtaken: int = 0
     """Users whose change was answered, as the relay said, although messages let in before it might still be taken."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Whose messages were put off after their upload, by id."""
+    deaths: list[int] = field(default_factory=list)
+    """When a process is said to have died, or to have been started: µs by the node's clock."""
+    nodes: set[str] = field(default_factory=set)
+    """Who wrote."""
     unreadable: int = 0
+
+    @property
+    def strays(self) -> int:
+        """Messages in doubt of which nothing says whose they are."""
+        return len(self.doubted - self.commits.keys() - self.refused.keys())
 
     def by_user(self) -> dict[str, list[Commit]]:
         """Every user's commits in order of their instants; of those at one instant the overdrafts last: they are what may exceed."""
@@ -125,7 +140,7 @@ def read_history(lines: Iterable[str]) -> History:
         try:
             event = json.loads(line)
             _read(event, history, settled, overdrafts)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             history.unreadable += 1
     for id, commit in settled.items():
         known = history.commits.setdefault(id, commit)
@@ -133,6 +148,8 @@ def read_history(lines: Iterable[str]) -> History:
             known.is_loose = not known.at  # its taking was journaled, without its instant: that is closer than what comes later
         else:
             known.at = known.at or commit.at
+    for id in history.doubted & history.refused.keys():  # put off because the spool could not take what was in doubt
+        history.in_doubt[history.refused[id]] += 1
     for id in overdrafts & history.commits.keys():
         commit = history.commits[id]
         commit.is_overdraft = id in history.kept or id in history.late
@@ -141,6 +158,7 @@ def read_history(lines: Iterable[str]) -> History:
 
 
 def _read(event: dict[str, Any], history: History, settled: dict[str, Commit], overdrafts: set[str]) -> None:
+    history.nodes.add(event.get("node", ""))
     match event["event"]:
         case "taken":
             _read_taken(event, history)
@@ -153,11 +171,17 @@ def _read(event: dict[str, Any], history: History, settled: dict[str, Commit], o
             commit = _commit(event)
             commit.is_loose = True
             settled.setdefault(commit.id, commit)
+        case "settled_before":
+            history.given_back[event["user"]] += 1
+        case "released" if event["reason"] != "refused":
+            history.given_back[event["user"]] += 1
+        case "worker_died" | "worker_started" | "holds_returned":
+            history.deaths.append(_microseconds(event["ts"]))
         case "overdraft":
             overdrafts.add(event["id"])
         case "refused":
             told = _microseconds(event["ts"])
-            history.refusals.append(Refusal(event["user"], event["reason"], event["units"], told - DECIDING, told))
+            history.refusals.append(Refusal(event["user"], event["reason"], whole(event["units"]), told - DECIDING, told))
         case "rejected":
             _read_rejected(event, history)
         case "charge_kept" | "charge_at_risk":
@@ -167,7 +191,7 @@ def _read(event: dict[str, Any], history: History, settled: dict[str, Commit], o
         case "delivered":
             history.delivered.add(event["id"])
         case "change_overtaken":
-            history.overtaken += event["users"]
+            history.overtaken += whole(event["users"])
 
 
 def _read_taken(event: dict[str, Any], history: History) -> None:
@@ -188,10 +212,12 @@ def _read_rejected(event: dict[str, Any], history: History) -> None:
         case "rejected" | "deferred" as outcome:
             recipients = len(set(event["recipients"]))
             history.rejections.append(Rejection(event["user"], recipients, _microseconds(event["ts"]), outcome))
+            if outcome == "deferred":
+                history.refused[event["id"]] = event["user"]
 
 
 def _commit(event: dict[str, Any]) -> Commit:
-    return Commit(event["id"], event["user"], event["units"], event["at"], _microseconds(event["ts"]))
+    return Commit(event["id"], event["user"], whole(event["units"]), whole(event["at"]), _microseconds(event["ts"]))
 
 
 def _microseconds(stamp: str) -> int:

@@ -32,6 +32,9 @@ from relay.loadkit.verdict import Limits, Rules
 PORT = 2525
 """Where a host without a port is dialled."""
 
+COUNTING = 3.0
+"""Seconds that a relay may take to count, and put on record, what the sink has just answered: its store may be away."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
@@ -157,9 +160,12 @@ async def _perform(scenario: Scenario, console: Console, cast: Cast, clerk: Cler
     quiet_ends = time.monotonic() + scenario.load.quiet
     if sink is not None:
         await _quiet(sink, load.attempts, quiet_ends)
+    received = None if sink is None else tuple(sink.messages)
+    if received is not None and any(attempt.is_unanswered for attempt in load.attempts):
+        await asyncio.sleep(COUNTING)
     evidence = Evidence(
         load.attempts,
-        received=None if sink is None else tuple(sink.messages),
+        received=received,
         limits=at_first,
         changes=() if amendment is None else tuple(amendment.changes),
         ledger=None if clerk is None else await _ledger(clerk, quiet_ends),

@@ -7,7 +7,7 @@ says so and why, and is never said to hold. Pure: all records are passed in; the
 Its parts, each a promise or two:
 - admission: was more let through than the limits allow, in any window or ever?
 - answer: are the 250s what was taken, is that what the ledger counts, and was it counted before they were told?
-- delivery: is what was taken at the sink, and nothing else?
+- delivery: is what was taken at the sink, and nothing else? With it stray: was it sent, and so? And remainder: was it counted?
 - refusal: was there really no room, and did the retry-after name the right second?
 - overtaking: did a changed account hold from the answer on?
 - rejection: did the cap on rejected mail hold?
@@ -17,15 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relay.loadkit.admission import Books, judge_hourly, judge_total, usages
+from relay.loadkit.admission import Books, but_for_remainders, judge_hourly, judge_total, usages
 from relay.loadkit.answer import judge_answers, judge_charges, judge_ledger, judge_order
 from relay.loadkit.attempt import Attempt
 from relay.loadkit.delivery import judge_deliveries
 from relay.loadkit.evidence import Evidence
 from relay.loadkit.history import Commit, History
 from relay.loadkit.overtaking import judge_changes
+from relay.loadkit.received import Received
 from relay.loadkit.refusal import Ground, RetryAfterErrors, judge_refusals, judge_retry_after, sequential
 from relay.loadkit.rejection import judge_rejections, possible
+from relay.loadkit.remainder import find_remainders
 from relay.loadkit.timeline import Timeline, timelines
 from relay.loadkit.verdict import Finding, Opinion, Promise, Rules, Verdict, pass_over
 from relay.loadkit.window import Account
@@ -55,13 +57,24 @@ def judge(evidence: Evidence, rules: Rules) -> Verdict:
     if evidence.received is None:
         opinions.insert(4, pass_over("taken = sink", "there is no sink to look into"))
     else:
-        opinions.insert(4, judge_deliveries(evidence.attempts, evidence.received, None if evidence.is_foreign else evidence.history))
+        opinions = _look_into_sink(evidence, evidence.received, books, opinions, rules)
     findings = [finding for opinion in opinions for finding in opinion.findings]
     findings += _unmade(evidence)
     checks = tuple(opinion.check for opinion in opinions)
     if all(check.is_held is None for check in checks):
         findings.append(Finding("nothing to judge by", "no record says anything about a promise", is_fault=False))
     return Verdict(tuple(findings), usages(books, rules), errors, checks)
+
+
+def _look_into_sink(evidence: Evidence, received: Sequence[Received], books: Books, opinions: list[Opinion], rules: Rules) -> list[Opinion]:
+    """Judge what is there, and take back that limits held where something is there that was not counted against them."""
+    attempts, history = evidence.attempts, None if evidence.is_foreign else evidence.history
+    reached = {message.id for message in received if message.answered}
+    remainders = find_remainders(attempts, reached, history, rules)
+    hourly, total, *others = opinions
+    judged = judge_deliveries(attempts, received, history, remainders, rules)
+    admission = [but_for_remainders(opinion, books, remainders, rules) for opinion in (hourly, total)]
+    return [*admission, *others[:2], judged, *others[2:]]
 
 
 def _unmade(evidence: Evidence) -> list[Finding]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from relay.loadkit.number import whole
 from relay.loadkit.verdict import Limits
 
 Answer = TypeVar("Answer")
@@ -84,8 +85,8 @@ class Clerk:
         """The units the ledger says were taken of a user in all, and those in flight."""
         answer = await _in_thread(lambda: self._native("GET", f"/{quote(user)}/usage"))
         try:
-            return int(answer["sent_total"]), int(answer["in_flight"])
-        except (KeyError, TypeError, ValueError):
+            return whole(answer["sent_total"]), whole(answer["in_flight"])
+        except (KeyError, ValueError):
             raise ProvisionError(f"{self.url}: no usage of {user} in the answer") from None
 
     async def clear(self) -> dict[str, str]:
@@ -143,7 +144,7 @@ class Clerk:
                 if 300 <= error.code < 400:
                     raise ProvisionError(f"{self.url}: {error.code}: a redirect is not followed, for the token's sake") from None
                 raise ProvisionError(f"{self.url}: {error.code} {self._safe(error.read(300).decode('utf-8', 'replace'))}") from None
-        except (OSError, ValueError, http.client.HTTPException) as error:
+        except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
             raise ProvisionError(f"{self.url}: {error}") from None
         if not isinstance(answer, dict):
             raise ProvisionError(f"{self.url}: the answer is no object")

@@ -13,8 +13,9 @@ Kind = Literal[
     "over the hourly limit", "over the total limit", "overdraft", "answered but not taken", "answered twice", "taken twice",
     "taken without an answer", "miscounted", "charge never recorded", "not in the ledger", "charged but not taken",
     "counted after the answer", "journaled after the answer", "lost", "waiting", "short of recipients", "copies", "damaged",
-    "delivered though refused", "refused wrongly", "retry-after too early", "retry-after too late", "change overtaken",
-    "over the cap on rejected mail", "journal unreadable", "nothing to judge by", "change not made",
+    "delivered though refused", "delivered though not sent", "never counted", "wrong recipient", "wrong sender", "other mail",
+    "refused wrongly", "retry-after too early", "retry-after too late", "change overtaken", "over the cap on rejected mail",
+    "journal unreadable", "nothing to judge by", "change not made",
 ]  # fmt: skip
 
 Promise = Literal[

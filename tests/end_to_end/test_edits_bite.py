@@ -37,7 +37,7 @@ async def _disable_owner(relay: Relay, user: User) -> None:
 
 
 async def _delete(relay: Relay, user: User) -> None:
-    await relay.cli("user", "delete", user.name)
+    await relay.cli("user", "delete", user.name, "--yes")
 
 
 async def _busy(relay: Relay, user: User, change: Change, seconds: float = 2.0) -> tuple[float, list[float]]:
@@ -172,7 +172,7 @@ async def test_a_connection_of_a_deleted_user_does_not_send_as_the_next_one_of_t
         await relay.cli("user", "import", str(users), "--owner", relay.owner)
         client = await asyncio.to_thread(logged_in, relay, User("bob", "old-password"))
         assert (await asyncio.to_thread(offer, client))[0] == 250
-        await relay.cli("user", "delete", "bob")
+        await relay.cli("user", "delete", "bob", "--yes")
         users.write_text("bob,new-password,10,100\n")
         await relay.cli("user", "import", str(users), "--owner", other)
         assert (await asyncio.to_thread(offer, client))[0] == 530

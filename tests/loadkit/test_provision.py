@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,15 @@ async def test_a_user_is_switched_given_a_password_and_asked_about(office: Offic
     assert office.users[user]["status"] == "Disable"
     assert await clerk.reset(user) == "new"
     assert await clerk.usage(user) == (7, 1)
+
+
+@pytest.mark.parametrize("value", ["x", "9" * 5000, 1e999, -1, True, None, [7], 10**400])
+async def test_a_usage_that_is_no_number_is_an_error_that_is_told(office: Office, value: Any) -> None:
+    clerk = Clerk(office.url, "o1", TOKEN)
+    user = await clerk.add(Limits(1, 2))
+    office.sent = value
+    with pytest.raises(ProvisionError, match="no usage of u1"):
+        await clerk.usage(user)
 
 
 async def test_an_api_that_refuses_is_an_error_without_the_token(office: Office) -> None:

@@ -98,6 +98,9 @@ async def test_commands_out_of_order_are_refused(start_sink: StartSink, talk: Ta
     assert [reply[:3] for reply in replies] == ["503", "503", "250", "503", "503", "250", "503"]
     replies = await client.say("MAIL FROM:a", "MAIL FROM:<a@b.example> SIZE=999999999999", "MAIL FROM:<> FROB=1", "NOOP", "VRFY x")
     assert [reply[:3] for reply in replies] == ["501", "552", "555", "250", "252"]
+    sizes = ["9" * 20, "9" * 21, "9" * 5000, "\u00b2", "-1", ""]
+    replies = await client.say(*(f"MAIL FROM:<a@b.example> SIZE={size}" for size in sizes), "NOOP")
+    assert [reply[:3] for reply in replies] == ["552", "501", "501", "501", "501", "501", "250"]
 
 
 async def test_what_is_switched_off_is_neither_offered_nor_taken(start_sink: StartSink, talk: Talk) -> None:
