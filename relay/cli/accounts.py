@@ -21,8 +21,9 @@ from rich.text import Text
 from relay.accounts.owner import Owner
 from relay.accounts.provisioning import KEEP, UnknownOwner, UnknownUser
 from relay.accounts.user import Entry, User, is_limit
-from relay.cli.csv_users import NewUser, read_users
-from relay.cli.door import Config, Door, WrongArgument, opened, run
+from relay.cli.csv_users import NewUser, place_of, read_users
+from relay.cli.door import EX_USAGE, Config, Door, WrongArgument, complain, confirm, opened, run
+from relay.quota.limit import Usage
 
 UNLIMITED = "unlimited"
 ENDLESS = 1 << 40
@@ -112,7 +113,7 @@ def _set_owner(owner_id: str, is_enabled: bool, as_json: bool, config: Path | No
                 raise UnknownOwner("unknown owner")
             return {**_owner_row(found), "users": users}
 
-    _show(run(do()), as_json)
+    _show(run(do(), owner_id), as_json)
 
 
 @owner.command("token")
@@ -123,7 +124,7 @@ def rotate_token(owner_id: OwnerId, as_json: Json = False, config: Config = None
         async with opened(config) as door:
             return {"owner_id": owner_id, "token": await door.provisioning.rotate_token(owner_id)}
 
-    _show(run(do()), as_json)
+    _show(run(do(), owner_id), as_json)
 
 
 # -- users -------------------------------------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ def add_user(
             made, password = await door.provisioning.add_user(owner_id, _limit(hourly), _limit(total))
             return {**_user_row(made, is_on=True), "smtp_password": password}
 
-    _show(run(do()), as_json)
+    _show(run(do(), owner_id), as_json)
 
 
 @user.command("list")
@@ -164,7 +165,7 @@ def list_users(
                 rows.append({**row, "smtp_password": entry.password} if passwords else row)
         return rows
 
-    _show(run(do()), as_json)
+    _show(run(do(), owner_id), as_json)
 
 
 async def _entries(door: Door, owner_id: str | None) -> AsyncIterator[Entry]:
@@ -223,9 +224,7 @@ def show_usage(name: Name, as_json: Json = False, config: Config = None) -> None
 
     async def do() -> dict[str, Any]:
         async with opened(config) as door:
-            row, usage = await _row_of(door, name), await door.ledger.usage(name)
-            if usage is None:
-                raise UnknownUser(f"unknown user {name!r}")
+            row, usage = await _row_of(door, name), await _usage(door, name)
             counts = {"sent_in_window": usage.window, "in_flight": usage.in_flight, "sent_total": usage.taken}
             return {**row, **counts, "rejected_in_window": usage.rejected, "retry_after": usage.retry_after}
 
@@ -236,8 +235,15 @@ def show_usage(name: Name, as_json: Json = False, config: Config = None) -> None
 
 
 @user.command("delete")
-def delete_user(name: Name, as_json: Json = False, config: Config = None) -> None:
+def delete_user(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+    config: Config = None,
+) -> None:
     """Remove a user with its counters."""
+    if not yes:
+        _ask(name, as_json, config)
 
     async def do() -> dict[str, Any]:
         async with opened(config) as door:
@@ -247,9 +253,25 @@ def delete_user(name: Name, as_json: Json = False, config: Config = None) -> Non
     _show(run(do()), as_json)
 
 
+def _ask(name: str, as_json: bool, config: Path | None) -> None:
+    """Say what would be lost, and ask."""
+    if as_json or not sys.stdin.isatty():
+        complain("--json does not ask: it needs --yes" if as_json else "there is no terminal to ask at: it needs --yes")
+        raise typer.Exit(EX_USAGE)
+
+    async def look() -> tuple[dict[str, Any], Usage]:
+        async with opened(config) as door:
+            return await _row_of(door, name), await _usage(door, name)
+
+    row, usage = run(look())
+    counted = f"{usage.taken} counted ever, {usage.window} of them in the window"
+    typer.echo(f"{name} of {row['owner_id']}: {counted}; its counters go with it")
+    confirm("Remove it for good?")
+
+
 @user.command("import")
 def import_users(
-    file: Annotated[Path, typer.Argument(metavar="FILE.csv", help="Lines of name,password,hourly,total; a limit may be 'unlimited'.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv", help="Lines of name,password,hourly,total; -: standard input.")],
     owner_id: Annotated[str, typer.Option("--owner", metavar="ID", help="Whose users they are.")],
     as_json: Json = False,
     config: Config = None,
@@ -262,7 +284,7 @@ def import_users(
             await _check_absent(door, file, owner_id, found)
             return {"owner_id": owner_id, "imported": await _import(door, owner_id, found)}
 
-    _show(run(do()), as_json)
+    _show(run(do(), owner_id), as_json)
 
 
 async def _check_absent(door: Door, file: Path, owner_id: str, found: Sequence[NewUser]) -> None:
@@ -272,7 +294,9 @@ async def _check_absent(door: Door, file: Path, owner_id: str, found: Sequence[N
     for i in range(0, len(found), AT_ONCE):
         part = found[i : i + AT_ONCE]
         known = await asyncio.gather(*(door.registry.find_user(new.name) for new in part))
-        taken += [f"{file}:{new.line}: user {new.name} exists already" for new, old in zip(part, known, strict=True) if old is not None]
+        taken += [
+            f"{place_of(file)}:{new.line}: user {new.name} exists already" for new, old in zip(part, known, strict=True) if old is not None
+        ]
     if taken:
         raise WrongArgument("\n".join(taken))
 
@@ -307,6 +331,13 @@ async def _row_of(door: Door, name: str) -> dict[str, Any]:
     if entry is None:
         raise UnknownUser(f"unknown user {name!r}")
     return _user_row(entry.user, is_on=entry.is_switched_on)
+
+
+async def _usage(door: Door, name: str) -> Usage:
+    usage = await door.ledger.usage(name)
+    if usage is None:
+        raise UnknownUser(f"unknown user {name!r}")
+    return usage
 
 
 def _show(found: dict[str, Any] | list[dict[str, Any]], as_json: bool) -> None:

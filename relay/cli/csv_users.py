@@ -6,9 +6,13 @@ Promise: a file is read as a whole and every fault in it is named with its line;
 from __future__ import annotations
 
 import csv
+import io
+import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from relay.accounts.provisioning import BadValue, check_import
 from relay.cli.door import WrongArgument
@@ -29,7 +33,8 @@ class NewUser:
 
 
 def read_users(path: Path) -> list[NewUser]:
-    """Read the file; raises WrongArgument with a line for each fault, the first twenty of them."""
+    """Read the file, "-" is standard input; raises WrongArgument with a line for each fault, the first twenty of them."""
+    place = place_of(path)
     found: dict[str, NewUser] = {}
     faults: list[str] = []
     for line, row in _rows(path):
@@ -39,29 +44,40 @@ def read_users(path: Path) -> list[NewUser]:
                 raise BadValue(f"user {new.name} stands in line {found[new.name].line} already")
             found[new.name] = new
         except BadValue as error:
-            faults.append(f"{path}:{line}: {error}")
+            faults.append(f"{place}:{line}: {error}")
     if not faults and not found:
-        faults = [f"{path}: no users in it"]
+        faults = [f"{place}: no users in it"]
     if faults:
-        more = [f"{path}: {len(faults) - MAX_FAULTS} more faults"] if len(faults) > MAX_FAULTS else []
+        more = [f"{place}: {len(faults) - MAX_FAULTS} more faults"] if len(faults) > MAX_FAULTS else []
         raise WrongArgument("\n".join(faults[:MAX_FAULTS] + more))
     return list(found.values())
 
 
+def place_of(path: Path) -> str:
+    """What the file is called in a fault."""
+    return "standard input" if str(path) == "-" else str(path)
+
+
+def _open(path: Path) -> AbstractContextManager[TextIO]:
+    if str(path) == "-":
+        return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with _open(path) as file:
             reader = csv.reader(file, strict=True)
             for row in reader:
                 is_header = reader.line_num == 1 and tuple(cell.strip().lower() for cell in row) == COLUMNS
                 if row and not is_header:
                     yield reader.line_num, row
     except OSError as error:
-        raise WrongArgument(f"{path}: {error.strerror}") from None
+        raise WrongArgument(f"{place_of(path)}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise WrongArgument(f"{path}: not in UTF-8") from None
+        raise WrongArgument(f"{place_of(path)}: not in UTF-8") from None
     except csv.Error as error:
-        raise WrongArgument(f"{path}:{reader.line_num}: {error}") from None
+        raise WrongArgument(f"{place_of(path)}:{reader.line_num}: {error}") from None
 
 
 def _read_row(line: int, row: list[str]) -> NewUser:

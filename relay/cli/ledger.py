@@ -19,7 +19,7 @@ import typer
 from relay import daemon
 from relay.accounts.provisioning import NotDone
 from relay.api.queue_view import QueueDetail, in_full
-from relay.cli.door import EX_USAGE, Config, Door, WrongArgument, opened, run
+from relay.cli.door import EX_USAGE, Config, Door, WrongArgument, open_spool, opened, run
 from relay.cli.explain import Story, document, tell
 from relay.cli.maillog import events_about
 from relay.cli.queue_table import plain
@@ -133,7 +133,9 @@ def _reach(audit: Audit) -> str:
 @ledger.command()
 def explain(
     id: Annotated[str, typer.Argument(metavar="ID", help="The message's id, as its reply and the mail log have it.")],
-    journal: Annotated[Path | None, typer.Option("--journal", metavar="FILE", help="The mail log; journal.file without.")] = None,
+    journal: Annotated[
+        Path | None, typer.Option("--journal", metavar="FILE", help="The mail log, -: standard input; journal.file without.")
+    ] = None,
     as_json: Json = False,
     config: Config = None,
 ) -> None:
@@ -146,7 +148,9 @@ def explain(
             raise WrongArgument("no journal.file is set: give --journal FILE, made by `journalctl -u relay -o cat > FILE` for instance")
         story = await find_story(config, settings, path, id, lambda id: _find_spooled(settings, id))
         if not story.is_known:
-            raise NotDone(f"{id!r}: neither {path} nor the spool of this node knows of such a message")
+            raise NotDone(
+                "; ".join([f"{id!r}: neither {_called(path)} nor the spool of this node knows of such a message", *story.troubles])
+            )
         return story
 
     story = run(do())
@@ -161,10 +165,13 @@ def explain(
 async def find_story(config: Path | None, settings: Settings, journal: Path, id: str, spooled: Spooled | None = None) -> Story:
     """Gather what mail log, store and spool know of a message; what cannot be asked is a trouble of the story."""
     try:
-        events = await asyncio.to_thread(events_about, journal, id)
+        found = await asyncio.to_thread(events_about, journal, id)
     except OSError as error:
-        raise WrongArgument(f"{journal}: {error.strerror or error}") from None
-    troubles: list[str] = []
+        raise WrongArgument(f"{_called(journal)}: {error.strerror or error}") from None
+    events = found.events
+    troubles = []
+    if found.lines and found.unread == found.lines:
+        troubles.append(f"no line of {_called(journal)} that names it could be read: {found.lines} are not as the relay writes them")
     entry: QueueDetail | None = None
     try:
         entry = await spooled(id) if spooled is not None else None
@@ -182,11 +189,15 @@ async def find_story(config: Path | None, settings: Settings, journal: Path, id:
     return Story(id, events, record, entry, troubles)
 
 
+def _called(journal: Path) -> str:
+    return "standard input" if str(journal) == "-" else str(journal)
+
+
 async def _find_spooled(settings: Settings, id: str) -> QueueDetail | None:
-    if not daemon.spool_file(settings).exists():  # a command makes none
-        return None
     with _silence(settings) as journal:
-        spool = daemon.open_spool(settings, "", journal)
+        spool = open_spool(settings, journal)
+        if spool is None:
+            return None
         try:
             entry = await spool.find(id)
             return in_full(entry, spool.now()) if entry is not None else None

@@ -1,8 +1,8 @@
 """The mail log, read back: what it says of one message, in the order in which it happened.
 
 Promises: a file of any size is read in blocks, never as a whole; what was rotated beside it (FILE.1, FILE-20261121.gz and the like) is
-looked at, newest first, until the message's beginning is found; a line that is no event is passed over. JSON and logfmt are read alike,
-except that a logfmt value is text.
+looked at, newest first, until the message's beginning is found; a line that is no event is passed over, and counted. JSON and logfmt are
+read alike, except that a logfmt value is text. "-" is standard input.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -30,17 +33,30 @@ def connection_of(id: str) -> str:
     return id.rpartition(".")[0]
 
 
-def events_about(path: Path, id: str) -> list[Event]:
-    """All events of a message, with those of its connection that belong to it; raises OSError for a file that cannot be read."""
-    found: list[Event] = []
+@dataclass(slots=True)
+class Found:
+    """What a mail log says of one message."""
+
+    events: list[Event] = field(default_factory=list)
+    """In the order in which it happened, with those of its connection that belong to it."""
+    lines: int = 0
+    """Lines that name it."""
+    unread: int = 0
+    """Of them, those that are no events."""
+
+
+def events_about(path: Path, id: str) -> Found:
+    """All events of a message; raises OSError for a file that cannot be read."""
+    found = Found()
     for file in [path, *_rotated(path)]:
         try:
-            found = list(_events(file, id)) + found
+            part = _events(file, id)
+            found = Found(part.events + found.events, part.lines + found.lines, part.unread + found.unread)
         except (EOFError, OSError, zlib.error):
             if file == path:
                 raise
             continue  # one that is being rotated, or was cut off
-        if any(_is_beginning(event, id) for event in found):
+        if any(_is_beginning(event, id) for event in found.events):
             break
     return found
 
@@ -58,18 +74,28 @@ def _rotated(path: Path) -> list[Path]:
     return sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
 
 
-def _events(path: Path, id: str) -> Iterator[Event]:
+def _open(path: Path) -> AbstractContextManager[BufferedIOBase]:
+    if str(path) == "-":
+        return nullcontext(sys.stdin.buffer)  # type: ignore[arg-type]
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def _events(path: Path, id: str) -> Found:
+    found = Found()
     connection = connection_of(id)
     texts = [id, f'"{connection}"', f"={connection} "] if connection else [id]
     needles = [text.encode("ascii", "backslashreplace") for text in texts]
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+    with _open(path) as file:
         for line in _lines(file, needles):
+            found.lines += 1
             event = parse(line)
             if event is None:
+                found.unread += 1
                 continue
             is_own = id in (event.get("id"), event.get("dsn"))
             if is_own or (connection and event.get("id") == connection):
-                yield event
+                found.events.append(event)
+    return found
 
 
 def _lines(file: BufferedIOBase, needles: list[bytes]) -> Iterator[bytes]:
@@ -81,7 +107,8 @@ def _lines(file: BufferedIOBase, needles: list[bytes]) -> Iterator[bytes]:
             rest = b""
         if any(needle in whole for needle in needles):
             yield from (line for line in whole.split(b"\n") if any(needle in line for needle in needles))
-    yield rest
+    if any(needle in rest for needle in needles):
+        yield rest
 
 
 def parse(line: bytes) -> Event | None:

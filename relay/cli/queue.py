@@ -1,17 +1,16 @@
 """relay queue: the operator's side of the spool, at the shell.
 
 Promises: the store is not needed, for the queue is looked at when something is down; nothing is made where no relay has run; what is
-taken away from the queue is in the journal, recipient by recipient, or on standard error where the journal is no file.
+taken away from the queue is in the journal, recipient by recipient, or on standard error where the journal is no file we may write to.
 With --json each command prints one document: a list of messages, or an object.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -22,8 +21,9 @@ from relay import daemon
 from relay.api.queue import SETTLING, remove_entry
 from relay.api.queue_view import in_full, in_short, owed
 from relay.cli import queue_table
-from relay.cli.door import EX_TEMPFAIL, EX_USAGE, Config, WrongArgument, run
+from relay.cli.door import EX_NOPERM, EX_TEMPFAIL, EX_USAGE, Config, WrongArgument, complain, confirm, open_journal, open_spool, run
 from relay.cli.queue_table import plain
+from relay.config import ConfigError
 from relay.config.settings import Settings
 from relay.journal import Journal
 from relay.source import load
@@ -63,49 +63,26 @@ class Desk:
         return self.spool, entry
 
 
-@contextmanager
-def _journal(settings: Settings) -> Iterator[Journal]:
-    """The mail log where it is a file we may write to; else standard error, for the relay's standard output is not ours to write to.
-
-    It is not made here: whoever looks at the queue before the relay has run would own it.
-    """
-    fd = -1
-    if settings.journal.file is not None:
-        with suppress(OSError):
-            fd = os.open(settings.journal.file, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-    if fd < 0:
-        fd = os.dup(2)
-    try:
-        yield Journal(fd, settings.smtp.hostname, settings.journal.style)
-    finally:
-        os.close(fd)
-
-
-def _open_spool(settings: Settings, journal: Journal) -> Spool | None:
-    """This node's spool; None where there is none yet: a command makes none. Without an incarnation, for it claims nothing."""
-    path = daemon.spool_file(settings)
-    try:
-        path.stat()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise SpoolUnavailable(f"{path}: {error.strerror}") from error
-    return daemon.open_spool(settings, "", journal)
-
-
 @asynccontextmanager
 async def _opened(config: Path | None) -> AsyncIterator[Desk]:
     """Open the spool of this node and its journal, and nothing else."""
     settings = load(config)
-    with _journal(settings) as journal:
-        spool = _open_spool(settings, journal)
+    with open_journal(settings) as journal:
+        spool = open_spool(settings, journal)
         if spool is None:
-            _complain(f"there is no {plain(str(daemon.spool_file(settings)))}: is --config right, has the relay been started?")
+            _check_place(settings)
+            complain(f"there is no {plain(str(daemon.spool_file(settings)))}: is --config right, has the relay been started?")
         try:
             yield Desk(spool, journal)
         finally:
             if spool is not None:
                 await spool.close()
+
+
+def _check_place(settings: Settings) -> None:
+    """See that a relay may have been here: elsewhere an empty queue would be the answer about another; raises ConfigError."""
+    if not settings.data.directory.exists():
+        raise ConfigError(f"data.directory: {settings.data.directory}: not found; is --config right, has the relay been started?")
 
 
 def _run(main: Coroutine[Any, Any, Answer]) -> Answer:
@@ -115,13 +92,10 @@ def _run(main: Coroutine[Any, Any, Answer]) -> Answer:
     except SpoolUnusable as error:
         text, status = str(error), EX_USAGE
     except SpoolUnavailable as error:
-        text, status = f"the spool cannot be used now: {error}", EX_TEMPFAIL
-    typer.echo(f"relay: {plain(text)}", err=True)
+        is_denied = isinstance(error.__cause__, PermissionError)
+        text, status = (str(error), EX_NOPERM) if is_denied else (f"the spool cannot be used now: {error}", EX_TEMPFAIL)
+    complain(plain(text))
     raise typer.Exit(status)
-
-
-def _complain(text: str) -> None:
-    typer.echo(f"relay: {text}", err=True)
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------------
@@ -145,8 +119,8 @@ def list_messages(
             raise WrongArgument("--watch goes without --json" if as_json else "--watch needs a terminal")
         if watch:
             settings = load(config)
-            with _journal(settings) as journal:
-                await queue_table.watch(lambda: _open_spool(settings, journal), chosen)
+            with open_journal(settings) as journal:
+                await queue_table.watch(lambda: open_spool(settings, journal), chosen)
             return
         async with _opened(config) as desk:
             if as_json:
@@ -172,7 +146,7 @@ async def _write_json(spool: Spool | None, chosen: queue_table.Choice) -> None:
         mark = ", "
     typer.echo("[]" if mark == "[" else "]")
     if listing.rest:
-        _complain(f"{listing.rest}; --limit shows them")
+        complain(f"{listing.rest}; --limit shows them")
 
 
 @queue.command()
@@ -202,7 +176,7 @@ def show(
         _act(ids, as_json, config, look, queue_table.write_full)
         return
     if as_json or len(ids) > 1:
-        _complain("--content goes without --json" if as_json else "--content takes one message at a time")
+        complain("--content goes without --json" if as_json else "--content takes one message at a time")
         raise typer.Exit(EX_USAGE)
     _act(ids, False, config, write, lambda row: None)
 
@@ -274,7 +248,7 @@ def remove(
 ) -> None:
     """Remove messages for good: nobody gets them any more, and nobody is told."""
     if as_json and not yes:
-        _complain("--json does not ask: it needs --yes")
+        complain("--json does not ask: it needs --yes")
         raise typer.Exit(EX_USAGE)
     allowed = list(ids) if yes else _ask(ids, config)
 
@@ -306,14 +280,7 @@ def _ask(ids: Sequence[str], config: Path | None) -> list[str]:
     for entry in found:
         typer.echo(_loss(entry))
     if found:
-        try:
-            is_sure = typer.confirm(f"Remove {len(found)} for good?" if len(found) > 1 else "Remove it for good?")
-        except typer.Abort:
-            typer.echo(err=True)
-            is_sure = False
-        if not is_sure:
-            _complain("nothing was removed")
-            raise typer.Exit(1)
+        confirm(f"Remove {len(found)} for good?" if len(found) > 1 else "Remove it for good?")
     return list(ids)
 
 
@@ -353,7 +320,7 @@ def _act(
                 try:
                     row = await act(desk, id)
                 except _Refused as error:
-                    _complain(str(error))
+                    complain(str(error))
                     is_whole = False
                     continue
                 done.append(row)

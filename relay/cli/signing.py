@@ -61,7 +61,7 @@ def set_policy(
                 policy = await door.arranging.set_policy(owner_id, _changed(policy, senders, allowed, checks_from))
             return policy_state(policy).model_dump()
 
-    shown = run(do())
+    shown = run(do(), owner_id)
     _show(shown if as_json else {**shown, "allowed": ", ".join(shown["allowed"])}, as_json)
 
 
@@ -96,7 +96,7 @@ def set_signer(
             await _check_owner(door, owner_id)
             return signer_state(await door.arranging.set_signer(owner_id, await signer_of(domain, selector, key))).model_dump()
 
-    _show(run(do()), as_json)
+    _show(run(do(), owner_id), as_json)
 
 
 def _read(file: Path) -> str:
@@ -117,7 +117,7 @@ def list_signers(owner_id: OwnerId, as_json: Json = False, config: Config = None
             signers = (await door.directory.outfit(owner_id)).signers
             return [signer_state(signer).model_dump() for _, signer in sorted(signers.items())]
 
-    _show(run(do()), as_json)
+    _show(run(do(), owner_id), as_json)
 
 
 def remove_signer(owner_id: OwnerId, domain: Domain, as_json: Json = False, config: Config = None) -> None:
@@ -130,4 +130,4 @@ def remove_signer(owner_id: OwnerId, domain: Domain, as_json: Json = False, conf
                 raise NotDone(f"no signer for {domain!r}")
             return {"domain": domain, "status": "deleted"}
 
-    _show(run(do()), as_json)
+    _show(run(do(), owner_id), as_json)

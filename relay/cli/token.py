@@ -39,7 +39,7 @@ def issue_token(
             issued = next(each for each in await door.tokens.tokens(owner_id) if each.id == id)
             return {"owner_id": owner_id, **_row(issued), "token": made}
 
-    _show(run(do()), as_json)
+    _show(run(do(), owner_id), as_json)
 
 
 @token.command("list")
@@ -51,7 +51,7 @@ def list_tokens(owner_id: OwnerId, as_json: Json = False, config: Config = None)
             await check_owner(door, owner_id)
             return [_row(issued) for issued in await door.tokens.tokens(owner_id)]
 
-    _show(run(do()), as_json)
+    _show(run(do(), owner_id), as_json)
 
 
 @token.command("revoke")
@@ -70,7 +70,7 @@ def revoke_token(
                 raise NotDone(f"unknown token {id!r}")
             return {"id": id, "status": "revoked"}
 
-    _show(run(do()), as_json)
+    _show(run(do(), owner_id), as_json)
 
 
 def _row(issued: Issued) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +26,8 @@ from relay.cli.door import Config, Door, WrongArgument, opened, run
 from relay.cli.signing import add_commands
 from relay.mail.address import is_mailbox
 from relay.outlet import open_guard
-from relay.upstream.guard import Guard
-from relay.upstream.route import MIN_RATE, Choice
+from relay.upstream.guard import PORT, Forbidden, Guard
+from relay.upstream.route import MIN_RATE, Choice, Target
 from relay.upstream.trial import try_out
 
 upstream = typer.Typer(help="Owners' upstreams: where their mail goes.", no_args_is_help=True, rich_markup_mode=None)
@@ -49,7 +50,7 @@ def list_upstreams(owner_id: OwnerId, as_json: Json = False, config: Config = No
             await check_owner(door, owner_id)
             return [setting for _, setting in sorted((await door.directory.outfit(owner_id)).settings.items())]
 
-    found = run(do())
+    found = run(do(), owner_id)
     if as_json:
         _show([state_of(setting).model_dump() for setting in found], True)
     else:
@@ -66,7 +67,7 @@ def show_upstream(
         async with opened(config) as door:
             return await find(door, owner_id, domain)
 
-    _tell(run(do()), as_json, show_password)
+    _tell(run(do(), owner_id), as_json, show_password)
 
 
 @upstream.command("set")
@@ -116,7 +117,7 @@ def set_upstream(
         async with opened(config) as door:
             return await _put(door, owner_id, domain, given, add)
 
-    _tell(run(do()), as_json, False)
+    _tell(run(do(), owner_id), as_json, False)
 
 
 async def _put(door: Door, owner_id: str, domain: str, given: list[Smarthost], is_adding: bool) -> Setting:
@@ -128,10 +129,20 @@ async def _put(door: Door, owner_id: str, domain: str, given: list[Smarthost], i
             raise
         stored = None  # what cannot be read can be replaced
     kept = stored.choices if stored and is_adding else ()
-    choices = (*kept, *choices_of(given, stored, open_guard(door.settings).check))
+    choices = (*kept, *choices_of(given, stored, partial(_check, open_guard(door.settings))))
     put = await door.arranging.put_setting(owner_id, domain_of(domain), choices)
     assert put is not None  # it need not have existed
     return put[0]
+
+
+def _check(guard: Guard, target: Target) -> None:
+    """As the guard; but here it is the operator himself who hears of it."""
+    try:
+        guard.check(target)
+    except Forbidden as error:
+        if str(error) == PORT:
+            raise Forbidden(f"port {target.port} is none that owners' smarthosts may have: guard.allow_ports adds it") from None
+        raise Forbidden("an address that is not public: guard.allow_networks names the networks that owners may use") from None
 
 
 @upstream.command("delete")
@@ -145,7 +156,7 @@ def delete_upstream(owner_id: OwnerId, domain: Domain, as_json: Json = False, co
                 raise NotDone(f"no upstream for {domain!r}")
             return {"domain": domain, "status": "deleted"}
 
-    _show(run(do()), as_json)
+    _show(run(do(), owner_id), as_json)
 
 
 @upstream.command("test")
@@ -170,7 +181,7 @@ def test_upstream(
             guard = open_guard(door.settings)
             return await asyncio.gather(*(_test(door, guard, owner_id, choice, by, recipient) for choice in setting.choices))
 
-    results = run(do())
+    results = run(do(), owner_id)
     _show([result.model_dump() for result in results], as_json)
     if not all(result.success for result in results):
         raise typer.Exit(1)
@@ -213,7 +224,7 @@ def _read_password(is_stdin: bool, file: Path | None) -> str | None:
 
 def _read_pem(file: Path | None) -> str | None:
     try:
-        return None if file is None else file.read_text()
+        return None if file is None else file.read_text(encoding="utf-8")
     except OSError as error:
         raise WrongArgument(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError:

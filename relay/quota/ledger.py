@@ -40,7 +40,7 @@ def clock_text() -> str:
 
 
 def _text(name: str) -> str:
-    return resources.files("relay.quota").joinpath(name).read_text()
+    return resources.files("relay.quota").joinpath(name).read_text(encoding="utf-8")
 
 
 def _rules_text(rules: Rules) -> str:

@@ -54,7 +54,7 @@ class Script:
     def load(cls, package: str, *names: str) -> Script:
         """Read a script from a package's files, joined in the order given."""
         folder = resources.files(package)
-        return cls.of("\n".join(folder.joinpath(name).read_text() for name in names))
+        return cls.of("\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names))
 
 
 class Store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -44,7 +45,7 @@ async def test_a_user_is_made_changed_shown_and_removed(relay: Shell, owner_id: 
     assert password in (await relay("user", "list", "--owner", owner_id, "--passwords")).out
     fresh = (await relay("user", "reset-password", name, "--json")).json["smtp_password"]
     assert (await relay("user", "list", "--passwords", "--json")).json[0]["smtp_password"] == fresh != password
-    assert (await relay("user", "delete", name)).status == 0
+    assert (await relay("user", "delete", name, "--yes")).status == 0
     assert (await relay("user", "list", "--json")).json == []
     assert (await relay("user", "list")).out == "none\n"
 
@@ -53,11 +54,15 @@ async def test_a_user_is_made_changed_shown_and_removed(relay: Shell, owner_id: 
     ("arguments", "status", "text"),
     [
         (("user", "usage", "nobody"), 1, "unknown user 'nobody'"),
-        (("user", "delete", "nobody"), 1, "unknown user 'nobody'"),
+        (("user", "delete", "nobody", "--yes"), 1, "unknown user 'nobody'"),
+        (("user", "delete", "nobody"), 2, "there is no terminal to ask at: it needs --yes"),
+        (("user", "delete", "nobody", "--json"), 2, "--json does not ask: it needs --yes"),
         (("user", "edit", "nobody"), 2, "nothing to change"),
-        (("user", "add", "--owner", "12345678", *USER), 1, "unknown owner"),
-        (("user", "list", "--owner", "12345678"), 1, "unknown owner"),
-        (("owner", "disable", "1"), 1, "unknown owner"),
+        (("user", "add", "--owner", "12345678", *USER), 1, "unknown owner '12345678'"),
+        (("user", "list", "--owner", "12345678"), 1, "unknown owner '12345678'"),
+        (("owner", "disable", "1"), 1, "unknown owner '1'"),
+        (("owner", "enable", "1"), 1, "unknown owner '1'"),
+        (("owner", "token", "1"), 1, "unknown owner '1'"),
         (("owner", "add", ""), 2, "an owner's name"),
         (("owner", "add", "x", "--profile", "other"), 2, "unknown profile 'other'"),
     ],
@@ -161,3 +166,25 @@ async def test_the_command_runs_as_a_process(relay: Shell, config: Path) -> None
     )
     out, err = await process.communicate()
     assert (process.returncode, out, err) == (0, b"[]\n", b"")
+
+
+async def test_users_are_imported_from_standard_input(relay: Shell, owner_id: str) -> None:
+    said = "billing,pässwort,10,unlimited\ncrm.app,secret-1,x,5\n"
+    ran = await relay("user", "import", "-", "--owner", owner_id, said=said)
+    assert (ran.status, ran.faults) == (2, ["relay: standard input:2: hourly is neither a number nor 'unlimited'"])
+    said = said.replace("x,5", "7,5")
+    assert (await relay("user", "import", "-", "--owner", owner_id, "--json", said=said)).json["imported"] == 2
+    again = await relay("user", "import", "-", "--owner", owner_id, said=said)
+    assert again.status == 2 and again.faults[0] == "relay: standard input:1: user billing exists already"
+    unknown = await relay("user", "import", "-", "--owner", "1", said=said)
+    assert (unknown.status, unknown.faults) == (1, ["relay: unknown owner '1'"])
+
+
+async def test_a_letter_that_the_output_does_not_have_is_an_escape(relay: Shell, config: Path) -> None:
+    await relay("owner", "add", "Über")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "relay", "owner", "list", "--config", str(config), stdout=-1, stderr=-1,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    out, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"") and b"\\xdcber" in out

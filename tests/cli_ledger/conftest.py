@@ -31,11 +31,12 @@ def config(place: Path) -> Path:
 
 @pytest.fixture
 async def relay(server: Embedded, store: Store, config: Path, place: Path) -> Shell:
-    """Run a command where a relay has been started."""
+    """Run a command where a relay has been started; `said` is its standard input."""
     open_key(place / "data" / "secret.key")
+    (place / "journal").touch()
 
-    async def ran(*arguments: object) -> Ran:
-        return await asyncio.to_thread(invoke, app, *arguments, "--config", config)
+    async def ran(*arguments: object, said: str = "") -> Ran:
+        return await asyncio.to_thread(invoke, app, *arguments, "--config", config, said=said)
 
     return ran
 

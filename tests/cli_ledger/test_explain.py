@@ -208,3 +208,24 @@ async def test_a_reply_of_foreign_origin_cannot_write_to_the_terminal(relay: She
         log.rejected(ID, "app", "app@example.com", ["a@example.net"], "rejected", "550 \x1b[2J\nnow: stolen")
     ran = await relay("ledger", "explain", ID)
     assert "\x1b" not in ran.out and said(ran, "now") == ["not taken: the client has it"]
+
+
+async def test_the_mail_log_may_come_by_standard_input(relay: Shell, place: Path) -> None:
+    converse(place / "elsewhere", "app")
+    with journal(place / "elsewhere") as log:
+        log.released(ID, "app", "aborted")
+    ran = await relay("ledger", "explain", ID, "--journal", "-", said=(place / "elsewhere").read_text())
+    assert said(ran, "charged") == ["nothing"]
+    unknown = await relay("ledger", "explain", ID, "--journal", "-", said="")
+    assert unknown.faults == [f"relay: '{ID}': neither standard input nor the spool of this node knows of such a message"]
+
+
+async def test_a_log_of_which_no_line_can_be_read_is_not_taken_for_one_that_knows_nothing(relay: Shell, place: Path) -> None:
+    converse(place / "plain", "app")
+    with journal(place / "plain") as log:
+        log.released(ID, "app", "aborted")
+    lines = (place / "plain").read_text().splitlines()
+    (place / "journal").write_text("".join(f"Nov 21 10:00:00 host relay[1]: {line}\n" for line in lines))
+    ran = await relay("ledger", "explain", ID)
+    assert (ran.status, len(ran.faults)) == (1, 1)
+    assert ran.err.endswith(f"; no line of {place / 'journal'} that names it could be read: 3 are not as the relay writes them\n")

@@ -66,7 +66,7 @@ async def test_a_deleted_user_leaves_nothing_behind(relay: Shell, store: Store) 
     (user,) = await add_users(relay, 1)
     await send(store, user, "m1", 2, 1, 1)
     assert await store.command("EXISTS", f"{key(user)}:settles") == 1
-    await relay("user", "delete", user)
+    await relay("user", "delete", user, "--yes")
     assert await store.command("KEYS", f"{key(user)}*") == []
 
 

@@ -20,6 +20,7 @@ from tests.shell import Shell
 
 
 async def test_a_queue_that_never_was_is_empty_and_is_not_made(relay: Shell, place: Path) -> None:
+    (place / "data").mkdir()
     assert (await relay("list")).out == "none\n"
     assert (await relay("list", "--json")).json == []
     assert (await relay("flush", "--json")).json == {"flushed": 0}
@@ -27,7 +28,38 @@ async def test_a_queue_that_never_was_is_empty_and_is_not_made(relay: Shell, pla
         ran = await relay(*command, "a1")
         assert (ran.status, ran.out, ran.faults[-1]) == (1, "", "relay: a1: no such message in the queue")
         assert ran.faults[0] == f"relay: there is no {place / 'data' / 'spool.db'}: is --config right, has the relay been started?"
+    assert not list((place / "data").iterdir())
+
+
+async def test_where_no_relay_can_have_been_the_queue_is_not_called_empty(relay: Shell, place: Path) -> None:
+    said = f"relay: data.directory: {place / 'data'}: not found; is --config right, has the relay been started?"
+    for command in (("list",), ("list", "--json"), ("flush", "--json"), ("show", "a1"), ("remove", "a1")):
+        ran = await relay(*command)
+        assert (ran.status, ran.out, ran.faults) == (2, "", [said])
     assert not (place / "data").exists()
+
+
+SOMEBODY_ELSE = """
+import os, sys
+import pydantic_settings
+from relay.cli.app import main
+
+if os.geteuid() == 0:
+    os.setuid(65534)
+main()
+"""
+
+
+async def test_a_spool_that_one_may_not_open_is_no_passing_trouble(spool: Spool, config: Path, place: Path) -> None:
+    await put(spool, "a1")
+    place.chmod(0o755)
+    (place / "data").chmod(0o755)
+    (place / "data" / "spool.db.lock").chmod(0)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SOMEBODY_ELSE, "queue", "list", "--config", str(config), stdout=-1, stderr=-1
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, out) == (77, b"") and err.decode() == f"relay: {place / 'data' / 'spool.db.lock'}: Permission denied\n"
 
 
 async def test_the_table_says_who_waits_for_what(relay: Shell, spool: Spool) -> None:

@@ -69,9 +69,9 @@ async def test_a_token_is_shown_whole_at_a_terminal(owner_id: str, config: Path,
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        (("issue", "12345678"), 1, "unknown owner"),
-        (("list", "12345678"), 1, "unknown owner"),
-        (("revoke", "12345678", "x"), 1, "unknown owner"),
+        (("issue", "12345678"), 1, "unknown owner '12345678'"),
+        (("list", "12345678"), 1, "unknown owner '12345678'"),
+        (("revoke", "12345678", "x"), 1, "unknown owner '12345678'"),
         (("revoke", "OWNER", "x"), 1, "unknown token 'x'"),
         (("issue", "OWNER", "--domain", "not a domain"), 2, "a domain is a name"),
         (("issue", "OWNER", "--days", "0"), 2, "lifetime"),

@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from relay.session.engine import LINGER
-from relay.session.tunnel import MOST_UNREAD, Tunnel, Tunnel
+from relay.session.tunnel import MOST_UNREAD, Tunnel
 from tests.certificate import trusting
 from tests.session.conftest import Opening, Worker
 from tests.session.test_tls import Inside, approach
