@@ -39,25 +39,15 @@ async def test_where_no_relay_can_have_been_the_queue_is_not_called_empty(relay:
     assert not (place / "data").exists()
 
 
-SOMEBODY_ELSE = """
-import os, sys
-import pydantic_settings
-from relay.cli.app import main
-
-if os.geteuid() == 0:
-    os.setuid(65534)
-main()
-"""
+WITHOUT_PRIVILEGE = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+"""What makes root obey the modes of files."""
 
 
 async def test_a_spool_that_one_may_not_open_is_no_passing_trouble(spool: Spool, config: Path, place: Path) -> None:
     await put(spool, "a1")
-    place.chmod(0o755)
-    (place / "data").chmod(0o755)
     (place / "data" / "spool.db.lock").chmod(0)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SOMEBODY_ELSE, "queue", "list", "--config", str(config), stdout=-1, stderr=-1
-    )
+    command = [sys.executable, "-m", "relay", "queue", "list", "--config", str(config)]
+    process = await asyncio.create_subprocess_exec(*([] if os.geteuid() else WITHOUT_PRIVILEGE), *command, stdout=-1, stderr=-1)
     out, err = await process.communicate()
     assert (process.returncode, out) == (77, b"") and err.decode() == f"relay: {place / 'data' / 'spool.db.lock'}: Permission denied\n"
 

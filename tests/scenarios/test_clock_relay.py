@@ -36,7 +36,7 @@ async def test_waits_doubts_and_leases_are_not_the_wall_clocks(place: Path, days
         assert (await found.entries())[0].claimed_by
         await until(lambda: found.sink.intake.answered == 1)
         assert (await found.send(user)).reply.startswith("451 4.7.0 Hourly sending limit reached (1/1 messages)")
-        assert 3590 < found.relay.events("refused")[-1]["retry_after"] <= 3601  # its window is the store's
+        assert 3300 < found.relay.events("refused")[-1]["retry_after"] <= 3601  # its window is the store's
         await found.closed()
         assert found.sink.intake.answered == 1
         assert not found.relay.events("reported", "in_doubt", "killed_in_flight", "overdraft", "claim_lost")

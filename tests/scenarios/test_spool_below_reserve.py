@@ -11,7 +11,7 @@ FULL = "452 4.3.1 Insufficient system storage, try again later"
 
 
 async def test_mail_the_smarthost_takes_flows_and_the_rest_is_refused_uncharged(place: Path) -> None:
-    async with scene(place, {"spool": {"reserve_bytes": 1 << 60}}) as found:
+    async with scene(place, {"spool": {"reserve_bytes": 1 << 53}}) as found:
         user = await found.add_user()
         assert (await found.send(user)).outcome == "taken"
         found.sink.script = Script.parse(['rcpt match=bad* reply="550 5.1.1 no such user"'])

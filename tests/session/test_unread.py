@@ -78,7 +78,7 @@ async def test_who_closes_and_reads_nothing_is_cut_off_even_if_its_deadline_pass
             with socket.socket(fileno=os.dup(subject._transport.get_extra_info("socket").fileno())) as theirs:
                 theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             # All of it is answered in one turn, in which what was said before has left: with more than the kernel takes.
-            sock.sendall(b"Subject: x\r\n\r\nx\r\n.\r\n" + b"EHLO client.example\r\n" * 95 + b"QUIT\r\n")
+            sock.sendall(b"Subject: x\r\n\r\nx\r\n.\r\n" + b"EHLO %b.example\r\n" % (b"c" * 240) * 95 + b"QUIT\r\n")
             await worker.await_connections(0)
             assert not subject._is_lost and subject._transport.get_write_buffer_size()
             async with asyncio.timeout(LINGER + 4):
