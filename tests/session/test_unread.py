@@ -26,7 +26,7 @@ SENT_AT_ONCE = {"max_commands": 1_000_000}
 
 async def test_what_comes_behind_the_end_of_tls_is_not_kept(worker: Worker, authority: trustme.CA) -> None:
     account = await worker.add_user()
-    worker.script("dot stall=1")
+    worker.script("dot stall=3")
 
     def talk() -> None:
         with approach(worker.ports["implicit"], "implicit") as sock:
