@@ -42,6 +42,12 @@ def _load(relay: Relay, user: User, seconds: float, timeout: float = 30.0, recip
     )  # fmt: skip
 
 
+async def _begin(relay: Relay, seconds: float) -> tuple[User, asyncio.Task[list[Attempt]]]:
+    """A user, and a load of it that has begun."""
+    user = await relay.add_user(LIMITS.hourly or 0, LIMITS.total or 0)
+    return user, asyncio.create_task(_load(relay, user, seconds).run())
+
+
 async def _judge(
     relay: Relay, user: User, attempts: Sequence[Attempt], sink: Sink, unit: Unit = "messages", ledger: bool = True
 ) -> Verdict:
@@ -59,9 +65,7 @@ def _told(verdict: Verdict) -> str:
 async def test_workers_that_are_killed_amid_their_messages_are_no_fault(place: Path, sink: Sink) -> None:
     sink.script = Script.parse(STALLS)
     async with running(place / "relay", sink.port, workers=2) as relay:
-        user = await relay.add_user(LIMITS.hourly or 0, LIMITS.total or 0)
-        load = _load(relay, user, 5)
-        sending = asyncio.create_task(load.run())
+        user, sending = await _begin(relay, 5)
         for _ in range(5):
             await asyncio.sleep(0.8)
             for name, pid in relay.workers().items():
@@ -77,9 +81,7 @@ async def test_workers_that_are_killed_amid_their_messages_are_no_fault(place: P
 async def test_a_relay_that_is_killed_as_a_whole_is_no_fault(place: Path, sink: Sink) -> None:
     sink.script = Script.parse(STALLS)
     async with running(place / "relay", sink.port, workers=2) as relay:
-        user = await relay.add_user(LIMITS.hourly or 0, LIMITS.total or 0)
-        load = _load(relay, user, 4)
-        sending = asyncio.create_task(load.run())
+        user, sending = await _begin(relay, 4)
         await asyncio.sleep(2)
         assert relay.process is not None
         for pid in (relay.process.pid, *relay.workers().values()):  # one after the other, and nobody is left to write of it

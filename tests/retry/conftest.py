@@ -166,3 +166,13 @@ def retrying(bench: Bench, store: Store, place: Path) -> Starting:
             os.close(fd)
 
     return start
+
+
+@pytest.fixture
+async def theirs() -> AsyncIterator[Sink]:
+    """The owner's own smarthost."""
+    started = Sink()
+    started.manners = replace(started.manners, keep=True)
+    await started.start()
+    yield started
+    await started.stop()

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pytest
-
 from relay.loadkit.sink import Sink
 from relay.upstream.breaker import SPACING
 from relay.upstream.dispatch import Dispatch
@@ -17,15 +15,6 @@ from tests.retry.conftest import Bench, Starting
 LONG = {"down_seconds": 600.0}
 """So long a smarthost that is down is left alone: until long after a test has given up."""
 AWAY = "connect reply='421 4.3.2 closed'"
-
-
-@pytest.fixture
-async def theirs() -> AsyncIterator[Sink]:
-    """The owner's own smarthost."""
-    started = Sink()
-    await started.start()
-    yield started
-    await started.stop()
 
 
 @asynccontextmanager

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-
-import pytest
 
 from relay.accounts.arranging import Arranging
 from relay.accounts.directory import Directory
@@ -26,16 +24,6 @@ from tests.running import free_port
 SILENT = "connect stall=30"
 BUSY = 'rcpt match=to@* reply="450 4.2.0 busy"'
 REFUSED = 'rcpt match=to@* reply="550 5.1.1 no such user"'
-
-
-@pytest.fixture
-async def theirs() -> AsyncIterator[Sink]:
-    """The owner's own smarthost."""
-    started = Sink()
-    started.manners = replace(started.manners, keep=True)
-    await started.start()
-    yield started
-    await started.stop()
 
 
 async def left(bench: Bench) -> list[Entry]:

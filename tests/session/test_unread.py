@@ -55,6 +55,7 @@ async def test_what_comes_behind_the_end_of_tls_is_not_kept(worker: Worker, auth
     async with asyncio.timeout(5):  # the log's lines are written at the end of the turn
         while not worker.events("taken"):
             await asyncio.sleep(0.01)
+    assert len(worker.events("taken")) == 1
 
 
 async def test_who_closes_and_reads_nothing_is_cut_off_even_if_its_deadline_passed_while_a_message_was_under_way(
